@@ -1,0 +1,222 @@
+//! The canonical bytes that digests are taken over, and those digests.
+//!
+//! What is hashed begins with a byte for its kind (0 a receipt line, which is a Merkle leaf; 1 an inner
+//! node; 2 a window's inputs; 3 a posting) and, save in nodes, the version of this encoding. Then come
+//! the fields in the order of the code below, without padding:
+//! - integers big-endian in their full width, and counts of lists and bytes of text as 64 bits before
+//!   the items: as Postgres sends them, so that SQL can rebuild the bytes;
+//! - ids and digests as their raw bytes;
+//! - an option as 0, or as 1 and the value;
+//! - times as whole microseconds since 1970, rounded down, which is what the database keeps;
+//! - enumerations and accounts by their names in the database, so that a new variant moves none.
+//!
+//! A change here is a new version, and the old one must stay readable.
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::energy::{Reading, Root};
+use crate::posting::{Call, Finished, Posting, PostingRoot, ReceiptLine, Slice, Transfer};
+use crate::window::Crash;
+use crate::{Digest, Usage, merkle};
+
+/// The version of the encoding.
+pub const VERSION: u8 = 1;
+
+const INPUTS: u8 = 2;
+const POSTING: u8 = 3;
+
+#[derive(Default)]
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.0.extend(value.to_be_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend(value.to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.u64(text.len() as u64);
+        self.0.extend(text.as_bytes());
+    }
+
+    fn uuid(&mut self, id: &Uuid) {
+        self.0.extend(id.as_bytes());
+    }
+
+    fn digest(&mut self, digest: &Digest) {
+        self.0.extend(digest.0);
+    }
+
+    fn time(&mut self, at: OffsetDateTime) {
+        let us = at.unix_timestamp_nanos().div_euclid(1_000);
+        // Every time that `OffsetDateTime` can hold fits 64 bits of microseconds.
+        self.0.extend(i64::try_from(us).unwrap_or(i64::MAX).to_be_bytes());
+    }
+
+    fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Self, T)) {
+        self.u8(u8::from(value.is_some()));
+        if let Some(value) = value {
+            encode(self, value);
+        }
+    }
+
+    fn list<T>(&mut self, items: &[T], encode: impl Fn(&mut Self, &T)) {
+        self.u64(items.len() as u64);
+        for item in items {
+            encode(self, item);
+        }
+    }
+
+    fn root(&mut self, root: &Root) {
+        self.text(&root.name);
+        self.text(&root.kind);
+        self.text(root.provenance.as_str());
+        self.u32(root.uncertainty_ppm);
+        self.u32(root.model_version);
+    }
+
+    fn reading(&mut self, reading: &Reading) {
+        self.root(&reading.root);
+        self.uuid(&reading.boot_id);
+        self.u64(reading.at_ns);
+        self.u64(reading.counter_uj);
+        self.u64(reading.floor_uw);
+        self.list(&reading.state, |to, word| to.u64(*word));
+    }
+
+    fn call(&mut self, call: &Call) {
+        self.uuid(&call.invocation.0);
+        self.text(call.kind.as_str());
+        self.uuid(&call.tenant.0);
+        self.option(call.deployment.as_ref(), |to, name| to.text(name.as_str()));
+        self.option(call.release, Self::u32);
+        self.time(call.started_at);
+    }
+
+    fn usage(&mut self, usage: &Usage) {
+        self.u64(usage.fuel);
+        self.u64(usage.cpu_ns);
+        self.u64(usage.bytes_in);
+        self.u64(usage.bytes_out);
+        self.u64(usage.peak_memory_bytes);
+        self.list(&usage.work, |to, work| {
+            to.digest(&work.graph);
+            to.text(&work.backend);
+            to.text(&work.device);
+            to.text(&work.precision);
+            to.u64(work.runs);
+            to.u64(work.rows);
+            to.u64(work.cpu_ns);
+        });
+    }
+
+    fn slice(&mut self, slice: &Slice) {
+        self.u64(slice.index);
+        self.time(slice.at);
+        self.list(&slice.readings, Self::reading);
+        self.u64(slice.activity.machine_ns);
+        self.u64(slice.activity.host_ns);
+        self.u64(slice.activity.postgres_ns);
+        self.list(&slice.claims, |to, claim| {
+            to.call(&claim.call);
+            to.usage(&claim.usage);
+            to.option(claim.outcome, |to, outcome| to.text(outcome.as_str()));
+        });
+    }
+
+    fn finished(&mut self, finished: &Finished) {
+        self.call(&finished.call);
+        self.text(finished.outcome.as_str());
+        self.usage(&finished.usage);
+    }
+
+    fn posting_root(&mut self, root: &PostingRoot) {
+        self.root(&root.root);
+        self.uuid(&root.boot_id);
+        self.u64(root.start_uj);
+        self.u64(root.end_uj);
+    }
+
+    fn transfer(&mut self, transfer: &Transfer) {
+        self.u32(transfer.ordinal);
+        self.text(&transfer.credit.to_string());
+        self.text(&transfer.debit.to_string());
+        self.option(transfer.root.as_ref(), |to, root| to.text(root));
+        self.text(transfer.unit.as_str());
+        self.text(transfer.kind.as_str());
+        self.option(transfer.tenant, |to, tenant| to.uuid(&tenant.0));
+        self.option(transfer.deployment.as_ref(), |to, name| to.text(name.as_str()));
+        self.option(transfer.release, Self::u32);
+        self.u64(transfer.amount);
+    }
+}
+
+/// The digest of a window's inputs: the readings where it begins, its slices, and what a crash left.
+pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Crash>) -> Digest {
+    let mut to = Encoder(vec![INPUTS, VERSION]);
+    to.list(baseline, Encoder::reading);
+    to.list(slices, Encoder::slice);
+    to.option(crash, |to, crash| {
+        to.time(crash.at);
+        to.list(&crash.readings, Encoder::reading);
+        to.list(&crash.finished, Encoder::finished);
+    });
+    Digest::of(&to.0)
+}
+
+impl ReceiptLine {
+    /// The line's hash as a leaf of its posting's Merkle tree.
+    pub fn leaf(&self) -> Digest {
+        let mut to = Encoder(vec![VERSION]);
+        to.call(&self.call);
+        to.u32(self.ordinal);
+        to.option(self.outcome, |to, outcome| to.text(outcome.as_str()));
+        to.usage(&self.usage);
+        to.option(self.energy_uj, Encoder::u64);
+        merkle::leaf(&to.0)
+    }
+}
+
+impl Posting {
+    /// The Merkle root of the lines as they stand.
+    pub fn compute_merkle_root(&self) -> Digest {
+        merkle::root(&self.leaves())
+    }
+
+    /// The proof that the line at `index` is under [`Posting::merkle_root`]; none if there is no such line.
+    pub fn prove_line(&self, index: usize) -> Option<merkle::Proof> {
+        merkle::prove(&self.leaves(), index)
+    }
+
+    fn leaves(&self) -> Vec<Digest> {
+        self.lines.iter().map(ReceiptLine::leaf).collect()
+    }
+
+    /// The hash of all that the posting says, its own hash aside. The lines enter by their number and
+    /// Merkle root, so that the chain can be verified after they were archived.
+    pub fn compute_hash(&self) -> Digest {
+        let mut to = Encoder(vec![POSTING, VERSION]);
+        to.digest(&self.prev_hash);
+        to.uuid(&self.node.0);
+        to.uuid(&self.epoch.0);
+        to.u64(self.seq);
+        to.text(self.kind.as_str());
+        to.time(self.from);
+        to.time(self.to);
+        to.u32(self.fuel_schedule);
+        to.list(&self.roots, Encoder::posting_root);
+        to.list(&self.transfers, Encoder::transfer);
+        to.u64(self.lines.len() as u64);
+        to.digest(&self.merkle_root);
+        to.digest(&self.input_digest);
+        Digest::of(&to.0)
+    }
+}

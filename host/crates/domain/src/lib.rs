@@ -1,0 +1,27 @@
+//! Wattle's rules as plain values: ids, units, tensors, limits, usage, attribution and postings.
+//!
+//! Nothing here reads a clock, a file or a socket, so every rule can be tested as arithmetic.
+
+pub mod account;
+pub mod attribution;
+pub mod encoding;
+pub mod energy;
+pub mod ids;
+pub mod limits;
+pub mod merkle;
+pub mod name;
+pub mod outcome;
+pub mod posting;
+pub mod role;
+pub mod tensor;
+pub mod usage;
+pub mod verify;
+pub mod window;
+
+pub use ids::{Digest, Epoch, InvocationId, KeyId, NodeId, TenantId};
+pub use limits::Limits;
+pub use name::Name;
+pub use outcome::Outcome;
+pub use role::Role;
+pub use tensor::{DType, Signature, Tensor, TensorSpec};
+pub use usage::{Usage, UsageCell, Work};

@@ -1,0 +1,76 @@
+//! The models of the demo and the tests, into `.tools/models`.
+
+mod network;
+mod onnx;
+mod tabular;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use crate::packages::Wheel;
+use crate::setup::{Inputs, once, read, root, tools, write};
+
+/// Fetches magika's model and trains the tabular network, unless both are there.
+pub fn ensure() -> Result<()> {
+    magika()?;
+    let folder = tools("models");
+    let outputs = [folder.join("tabular.onnx"), folder.join("tabular.json")];
+    let inputs = Inputs::default().tree(&root().join("xtask/src/models"))?;
+    once("train the tabular network", "2 s", inputs, &outputs, || {
+        let trained = tabular::train();
+        write(&outputs[0], &trained.onnx)?;
+        write(&outputs[1], &serde_json::to_vec_pretty(&trained.report)?)
+    })
+}
+
+/// The file-type model: its graph as it is, and what its columns mean as the pipeline's setting.
+fn magika() -> Result<()> {
+    let wheel = Wheel {
+        name: "magika",
+        version: "1.0.3",
+        sha256: &["3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529"],
+        // Only its data is wanted, which every platform's wheel carries alike.
+        platform: Some("manylinux_2_28_x86_64"),
+    };
+    let folder = tools("models");
+    let outputs = [folder.join("magika.onnx"), folder.join("magika.labels.json")];
+    let inputs = Inputs::default()
+        .text(&wheel.requirement())
+        .tree(&root().join("xtask/src/models/mod.rs"))?;
+    once("fetch the file-type model", "10 s", inputs, &outputs, || {
+        let package = wheel.unpack()?.join("magika");
+        let model = package.join("models/standard_v3_3");
+        let config = object(&model.join("config.min.json"))?;
+        let types = object(&package.join("config/content_types_kb.min.json"))?;
+        let labels = labels(&config, &types).context("the model's config is not as expected")?;
+        write(&outputs[0], &read(&model.join("model.onnx"))?)?;
+        write(&outputs[1], &serde_json::to_vec(&labels)?)
+    })
+}
+
+/// For each column of the graph: its label, what to answer for it, from which score on, and whether it is
+/// text. `None` if a part of the config is missing.
+fn labels(config: &Map<String, Value>, types: &Map<String, Value>) -> Option<Value> {
+    let default = config.get("medium_confidence_threshold")?;
+    let thresholds = config.get("thresholds")?.as_object()?;
+    let overwrite = config.get("overwrite_map")?.as_object()?;
+    let columns = config.get("target_labels_space")?.as_array()?;
+    let labels = columns.iter().map(|label| {
+        let label = label.as_str()?;
+        let answer = overwrite.get(label);
+        let answered = answer.map_or(Some(label), Value::as_str)?;
+        Some(json!({
+            "label": label,
+            "answer": answer,
+            "threshold": thresholds.get(label).unwrap_or(default),
+            "text": types.get(answered)?.get("is_text")?.as_bool()?,
+        }))
+    });
+    labels.collect::<Option<Vec<_>>>().map(Value::Array)
+}
+
+fn object(path: &Path) -> Result<Map<String, Value>> {
+    serde_json::from_slice(&read(path)?).with_context(|| format!("{} is not as expected", path.display()))
+}
