@@ -1,0 +1,29 @@
+//! The node's durable record before Postgres: what was used, what was metered, what was sealed.
+//!
+//! An append-only file in segments, one process per directory. [`Journal::append`] returns when the
+//! record survives a kill of the host ([`Mode::Standard`]) or a power cut too ([`Mode::Strict`]);
+//! [`Journal::open`] replays all of it into [`Recovered`], by the pure fold in `fold`.
+//!
+//! One thread writes, so that records have one order and no async thread waits on a disk.
+
+mod baseline;
+mod error;
+mod fold;
+mod frame;
+mod handle;
+mod record;
+mod recovered;
+mod segment;
+mod sync;
+#[cfg(test)]
+mod testing;
+mod writer;
+
+pub use error::JournalError;
+pub use handle::{Journal, Mode, Options};
+pub use record::Record;
+pub use recovered::{Head, Recovered, Unsealed};
+pub use segment::Torn;
+
+/// The most bytes that one record may have, encoded. A window of a hundred thousand lines fits.
+pub const MAX_RECORD_BYTES: usize = 32 << 20;

@@ -1,0 +1,340 @@
+//! The one thread that writes: it keeps the order, the bound and the segments.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fold::State;
+use crate::record::EntryRef;
+use crate::sync::Syncer;
+use crate::{JournalError, Mode, Record, frame, segment};
+
+/// The most commands that share one sync.
+const BATCH: usize = 1024;
+
+pub(crate) type Done = oneshot::Sender<Result<(), JournalError>>;
+
+/// What the writer is asked to do.
+pub(crate) enum Command {
+    Append {
+        frame: Vec<u8>,
+        record: Box<Record>,
+        done: Done,
+    },
+    Flush(Done),
+    Prune {
+        now: OffsetDateTime,
+        done: Done,
+    },
+}
+
+/// What others may see of the writer.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// Bytes on disk.
+    pub(crate) bytes: AtomicU64,
+    /// Bytes of the segments that are still needed.
+    pub(crate) needed_bytes: AtomicU64,
+    /// Times that data was synced.
+    pub(crate) syncs: AtomicU64,
+    /// Why nothing more is taken.
+    pub(crate) poisoned: OnceLock<String>,
+}
+
+impl Shared {
+    /// Makes what was written to `file` last. A failure leaves it unknown what is on the disk, and a
+    /// second try would report success for pages that the kernel has dropped: so it poisons.
+    pub(crate) fn sync(&self, file: &File) -> io::Result<()> {
+        self.syncs.fetch_add(1, Relaxed);
+        file.sync_data()
+            .inspect_err(|source| self.poison(&format!("sync: {source}")))
+    }
+
+    fn poison(&self, reason: &str) {
+        // The first reason stays.
+        let _ = self.poisoned.set(reason.to_owned());
+    }
+
+    fn healthy(&self) -> Result<(), JournalError> {
+        self.poisoned
+            .get()
+            .map_or(Ok(()), |reason| Err(JournalError::Poisoned(reason.clone())))
+    }
+}
+
+struct Segment {
+    number: u64,
+    bytes: u64,
+    /// When it was first seen to be needed no more.
+    drained_at: Option<OffsetDateTime>,
+}
+
+/// What the writer was opened with.
+pub(crate) struct Settings {
+    pub(crate) dir: PathBuf,
+    pub(crate) mode: Mode,
+    pub(crate) segment_bytes: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) keep: Duration,
+}
+
+pub(crate) struct Writer {
+    settings: Settings,
+    shared: Arc<Shared>,
+    state: State,
+    segments: VecDeque<Segment>,
+    file: Arc<File>,
+    /// Length of the newest segment's checkpoint: a segment with no more than that is not rotated.
+    head_bytes: u64,
+    syncer: Option<Syncer>,
+}
+
+impl Writer {
+    /// Goes on after the newest of `segments`, or begins the first.
+    pub(crate) fn open(
+        settings: Settings,
+        shared: Arc<Shared>,
+        state: State,
+        segments: Vec<(u64, u64)>,
+    ) -> Result<Self, JournalError> {
+        let newest = segments.last().map_or(1, |&(number, _)| number);
+        let file = Arc::new(segment::open(&settings.dir, newest)?);
+        let mut segments: VecDeque<_> = segments
+            .into_iter()
+            .map(|(number, bytes)| Segment {
+                number,
+                bytes,
+                drained_at: None,
+            })
+            .collect();
+        if segments.is_empty() {
+            segments.push_back(Segment {
+                number: newest,
+                bytes: 0,
+                drained_at: None,
+            });
+        }
+        let syncer = match settings.mode {
+            Mode::Standard => Some(
+                Syncer::start(Arc::clone(&shared))
+                    .map_err(JournalError::io("start a thread for", &settings.dir))?,
+            ),
+            Mode::Strict => None,
+        };
+        let mut writer = Self {
+            settings,
+            shared,
+            state,
+            segments,
+            file,
+            head_bytes: 0,
+            syncer,
+        };
+        if writer.newest().bytes == 0 {
+            writer.write_checkpoint()?;
+            // All that is on disk before the first append is durable.
+            let path = segment::path(&writer.settings.dir, newest);
+            writer
+                .shared
+                .sync(&writer.file)
+                .map_err(JournalError::io("sync", &path))?;
+        }
+        writer.publish();
+        Ok(writer)
+    }
+
+    /// Works until every sender is gone, then syncs.
+    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        while commands.blocking_recv_many(&mut batch, BATCH) > 0 {
+            self.process(batch.drain(..));
+        }
+        if let Err(source) = self.shared.sync(&self.file) {
+            tracing::error!(error = %source, "the journal cannot be synced at its end");
+        }
+    }
+
+    /// Does the commands in order and answers them, in strict mode after one sync for all.
+    pub(crate) fn process(&mut self, commands: impl Iterator<Item = Command>) {
+        let mut answers = Vec::new();
+        let mut dirty = false;
+        let mut sync_now = self.settings.mode == Mode::Strict;
+        for command in commands {
+            match command {
+                Command::Append { frame, record, done } => {
+                    let result = self.append(&frame, *record);
+                    dirty |= result.is_ok();
+                    answers.push((done, result));
+                }
+                Command::Flush(done) => {
+                    (dirty, sync_now) = (true, true);
+                    answers.push((done, self.shared.healthy()));
+                }
+                Command::Prune { now, done } => answers.push((done, self.prune(now))),
+            }
+        }
+        if dirty && sync_now {
+            // The outcome is in `poisoned`, where the background thread puts it too.
+            let _ = self.shared.sync(&self.file);
+        } else if dirty && let Some(syncer) = &self.syncer {
+            syncer.mark(&self.file);
+        }
+        self.publish();
+        for (done, result) in answers {
+            let result = if sync_now {
+                result.and_then(|()| self.shared.healthy())
+            } else {
+                result
+            };
+            // Whoever asked may have gone; the record stands all the same.
+            let _ = done.send(result);
+        }
+    }
+
+    fn append(&mut self, frame: &[u8], record: Record) -> Result<(), JournalError> {
+        self.shared.healthy()?;
+        self.make_room(frame.len() as u64, self.limit(&record))?;
+        let bytes = self.newest().bytes;
+        if bytes + frame.len() as u64 > self.settings.segment_bytes && bytes > self.head_bytes {
+            self.rotate()?;
+        }
+        self.write(frame)?;
+        let number = self.newest().number;
+        self.state.apply(number, record);
+        Ok(())
+    }
+
+    /// How many bytes the journal may have after `record`. Calls stop first, so that what they have
+    /// used can still be sealed; that something was drained can always be written, or a full
+    /// journal would stay full.
+    fn limit(&self, record: &Record) -> u64 {
+        let max = self.settings.max_bytes;
+        match record {
+            Record::Finished(_) => max - max / 8,
+            Record::EpochStarted { .. } | Record::Slice(_) | Record::Sealed(_) => max,
+            Record::Drained { .. } => u64::MAX,
+        }
+    }
+
+    fn make_room(&mut self, more: u64, limit: u64) -> Result<(), JournalError> {
+        while self.bytes().saturating_add(more) > limit {
+            // Drained segments are only kept while there is room for them.
+            if !self.oldest_is_drained() {
+                return Err(JournalError::Full {
+                    bytes: self.bytes(),
+                    limit,
+                });
+            }
+            self.drop_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn oldest_is_drained(&self) -> bool {
+        let needed = self.state.pinned_from().unwrap_or(u64::MAX);
+        self.segments.len() > 1 && self.segments[0].number < needed
+    }
+
+    fn drop_oldest(&mut self) -> Result<(), JournalError> {
+        segment::delete(&self.settings.dir, self.segments[0].number)?;
+        self.segments.pop_front();
+        Ok(())
+    }
+
+    /// Deletes the segments that were drained `keep` ago.
+    fn prune(&mut self, now: OffsetDateTime) -> Result<(), JournalError> {
+        let needed = self.state.pinned_from().unwrap_or(u64::MAX);
+        let old = self.segments.len() - 1;
+        for segment in self
+            .segments
+            .iter_mut()
+            .take(old)
+            .filter(|segment| segment.number < needed)
+        {
+            segment.drained_at.get_or_insert(now);
+        }
+        let keep = self.settings.keep;
+        while self.oldest_is_drained()
+            && self.segments[0]
+                .drained_at
+                .is_some_and(|drained_at| now - drained_at >= keep)
+        {
+            self.drop_oldest()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the newest segment and begins the next. The old one is durable before anything is in the
+    /// new one, so that only the newest can be torn.
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        let number = self.newest().number;
+        let path = segment::path(&self.settings.dir, number);
+        self.shared
+            .sync(&self.file)
+            .map_err(JournalError::io("sync", &path))?;
+        let file = segment::open(&self.settings.dir, number + 1);
+        self.file = Arc::new(file.inspect_err(|error| self.shared.poison(&error.to_string()))?);
+        self.segments.push_back(Segment {
+            number: number + 1,
+            bytes: 0,
+            drained_at: None,
+        });
+        self.write_checkpoint()
+    }
+
+    fn write_checkpoint(&mut self) -> Result<(), JournalError> {
+        let frame = frame::encode(&EntryRef::Checkpoint(self.state.checkpoint()).encode()?);
+        self.write(&frame)?;
+        self.head_bytes = frame.len() as u64;
+        Ok(())
+    }
+
+    /// A failed write may have left part of a frame, so nothing may follow it.
+    fn write(&mut self, frame: &[u8]) -> Result<(), JournalError> {
+        if let Err(source) = (&*self.file).write_all(frame) {
+            let path = segment::path(&self.settings.dir, self.newest().number);
+            self.shared.poison(&format!("write: {source}"));
+            return Err(JournalError::Io {
+                action: "write",
+                path,
+                source,
+            });
+        }
+        if let Some(newest) = self.segments.back_mut() {
+            newest.bytes += frame.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn newest(&self) -> &Segment {
+        // There is always one: `open` begins it and only older ones are dropped.
+        &self.segments[self.segments.len() - 1]
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    fn publish(&self) {
+        let needed = self
+            .state
+            .pinned_from()
+            .unwrap_or(u64::MAX)
+            .min(self.newest().number);
+        let needed = self.segments.iter().filter(|segment| segment.number >= needed);
+        self.shared
+            .needed_bytes
+            .store(needed.map(|segment| segment.bytes).sum(), Relaxed);
+        self.shared.bytes.store(self.bytes(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
