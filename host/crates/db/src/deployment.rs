@@ -1,0 +1,295 @@
+//! Deployments and their immutable, numbered releases.
+
+use std::collections::BTreeMap;
+
+use domain::{Digest, Limits, Name, Signature};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::convert::{digest, from_json, load, parse, to_json};
+use crate::{DbError, TenantTx};
+
+/// A graph's version by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphRef {
+    /// The graph.
+    pub name: Name,
+    /// The version.
+    pub version: Digest,
+}
+
+/// Everything of a release that its tenant decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseSpec {
+    /// The component and its revision; none serves a graph as it is.
+    pub component: Option<(Name, Digest)>,
+    /// The graphs by the alias under which the component finds them.
+    pub graphs: BTreeMap<String, GraphRef>,
+    /// The component's own settings.
+    pub settings: BTreeMap<String, String>,
+    /// What one invocation may use.
+    pub limits: Limits,
+    /// What it takes and gives.
+    pub signature: Signature,
+}
+
+/// A release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The deployment.
+    pub deployment: Name,
+    /// Counts the releases of a deployment from 1.
+    pub number: u32,
+    /// What it is made of.
+    pub spec: ReleaseSpec,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+}
+
+/// A named route to a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its name.
+    pub name: Name,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// The release that calls go to.
+    pub current: Release,
+}
+
+struct Row {
+    deployment: String,
+    number: i32,
+    component: Option<String>,
+    revision: Option<Vec<u8>>,
+    graphs: String,
+    settings: String,
+    limits: String,
+    signature: String,
+    deployed_at: OffsetDateTime,
+    released_at: OffsetDateTime,
+}
+
+impl TryFrom<Row> for Release {
+    type Error = DbError;
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        let component = match (row.component, row.revision) {
+            (Some(name), Some(revision)) => Some((
+                parse("release.component", &name)?,
+                digest("release.revision", &revision)?,
+            )),
+            _ => None,
+        };
+        Ok(Self {
+            deployment: parse("release.deployment", &row.deployment)?,
+            number: load("release.number", row.number)?,
+            spec: ReleaseSpec {
+                component,
+                graphs: from_json("release_graph", &row.graphs)?,
+                settings: from_json("release.settings", &row.settings)?,
+                limits: from_json("release.limits", &row.limits)?,
+                signature: from_json("release.signature", &row.signature)?,
+            },
+            created_at: row.released_at,
+        })
+    }
+}
+
+impl TryFrom<Row> for Deployment {
+    type Error = DbError;
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        let created_at = row.deployed_at;
+        let current = Release::try_from(row)?;
+        Ok(Self {
+            name: current.deployment.clone(),
+            created_at,
+            current,
+        })
+    }
+}
+
+impl TenantTx {
+    /// Makes a deployment with its first release; the release's number, 1 unless a deleted deployment had
+    /// the name. A name that is taken is a conflict (`deployment_pkey`).
+    pub async fn deployment_create(&mut self, name: &Name, spec: &ReleaseSpec) -> Result<u32, DbError> {
+        let done = sqlx::query!(
+            "insert into deployment (tenant, name) values ($1, $2)
+             on conflict (tenant, name) do update set hidden_at = null where deployment.hidden_at is not null",
+            self.tenant.0,
+            name.as_str()
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Err(DbError::Conflict {
+                constraint: "deployment_pkey".into(),
+            });
+        }
+        self.release_insert(name, spec).await
+    }
+
+    /// Adds a release and lets the deployment point to it; the release's number. A revision or graph
+    /// version that is not there is a [`DbError::Reference`].
+    pub async fn release_insert(&mut self, deployment: &Name, spec: &ReleaseSpec) -> Result<u32, DbError> {
+        let (tenant, name) = (self.tenant.0, deployment.as_str());
+        // The lock keeps two releases of a deployment from taking the same number.
+        sqlx::query!(
+            "select name from deployment where tenant = $1 and name = $2 and hidden_at is null for update",
+            tenant,
+            name
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?
+        .ok_or(DbError::NotFound("deployment"))?;
+        let (component, revision) = match &spec.component {
+            Some((component, revision)) => (Some(component.as_str()), Some(&revision.0[..])),
+            None => (None, None),
+        };
+        let number = sqlx::query_scalar!(
+            "insert into release (tenant, deployment, number, component, revision, settings, limits, signature)
+             select $1, $2, coalesce(max(number), 0) + 1, $3::text, $4::bytea,
+                 $5::text::jsonb, $6::text::jsonb, $7::text::jsonb
+             from release
+             where tenant = $1 and deployment = $2
+             returning number",
+            tenant,
+            name,
+            component,
+            revision,
+            to_json("release.settings", &spec.settings)?,
+            to_json("release.limits", &spec.limits)?,
+            to_json("release.signature", &spec.signature)?
+        )
+        .fetch_one(&mut *self.tx)
+        .await?;
+        self.release_graphs_insert(name, number, &spec.graphs).await?;
+        sqlx::query!(
+            "update deployment set current = $3 where tenant = $1 and name = $2",
+            tenant,
+            name,
+            number
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        load("release.number", number)
+    }
+
+    async fn release_graphs_insert(
+        &mut self,
+        deployment: &str,
+        number: i32,
+        graphs: &BTreeMap<String, GraphRef>,
+    ) -> Result<(), DbError> {
+        let aliases: Vec<&str> = graphs.keys().map(String::as_str).collect();
+        let names: Vec<&str> = graphs.values().map(|graph| graph.name.as_str()).collect();
+        let digests: Vec<&[u8]> = graphs.values().map(|graph| &graph.version.0[..]).collect();
+        sqlx::query!(
+            "insert into release_graph (tenant, deployment, number, alias, graph, digest)
+             select $1::uuid, $2::text, $3::integer, alias, graph, digest
+             from unnest($4::text[], $5::text[], $6::bytea[]) as t (alias, graph, digest)",
+            self.tenant.0,
+            deployment,
+            number,
+            &aliases as &[&str],
+            &names as &[&str],
+            &digests as &[&[u8]]
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// The deployment with its current release.
+    pub async fn deployment_get(&mut self, name: &Name) -> Result<Option<Deployment>, DbError> {
+        let row = sqlx::query_as!(
+            Row,
+            r#"select r.deployment, r.number, r.component, r.revision,
+                   (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
+                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'))), '{}')
+                    from release_graph g
+                    where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
+                   )::text as "graphs!",
+                   r.settings::text as "settings!", r.limits::text as "limits!",
+                   r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
+               from deployment d
+               join release r on r.tenant = d.tenant and r.deployment = d.name and r.number = d.current
+               where d.tenant = $1 and d.name = $2 and d.hidden_at is null"#,
+            self.tenant.0,
+            name.as_str()
+        );
+        row.fetch_optional(&mut *self.tx)
+            .await?
+            .map(Deployment::try_from)
+            .transpose()
+    }
+
+    /// The tenant's deployments with their current releases, by name.
+    pub async fn deployments_list(&mut self) -> Result<Vec<Deployment>, DbError> {
+        let rows = sqlx::query_as!(
+            Row,
+            r#"select r.deployment, r.number, r.component, r.revision,
+                   (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
+                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'))), '{}')
+                    from release_graph g
+                    where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
+                   )::text as "graphs!",
+                   r.settings::text as "settings!", r.limits::text as "limits!",
+                   r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
+               from deployment d
+               join release r on r.tenant = d.tenant and r.deployment = d.name and r.number = d.current
+               where d.tenant = $1 and d.hidden_at is null
+               order by d.name"#,
+            self.tenant.0
+        );
+        rows.fetch_all(&mut *self.tx)
+            .await?
+            .into_iter()
+            .map(Deployment::try_from)
+            .collect()
+    }
+
+    /// A release of a deployment that is not hidden.
+    pub async fn release_get(&mut self, deployment: &Name, number: u32) -> Result<Option<Release>, DbError> {
+        // A number beyond the column's range is one that no release has.
+        let Ok(number) = i32::try_from(number) else {
+            return Ok(None);
+        };
+        let row = sqlx::query_as!(
+            Row,
+            r#"select r.deployment, r.number, r.component, r.revision,
+                   (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
+                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'))), '{}')
+                    from release_graph g
+                    where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
+                   )::text as "graphs!",
+                   r.settings::text as "settings!", r.limits::text as "limits!",
+                   r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
+               from deployment d
+               join release r on r.tenant = d.tenant and r.deployment = d.name
+               where d.tenant = $1 and d.name = $2 and d.hidden_at is null and r.number = $3"#,
+            self.tenant.0,
+            deployment.as_str(),
+            number
+        );
+        row.fetch_optional(&mut *self.tx)
+            .await?
+            .map(Release::try_from)
+            .transpose()
+    }
+
+    /// Hides a deployment. Its releases stay; its name may be taken anew.
+    pub async fn deployment_delete(&mut self, name: &Name) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "update deployment set hidden_at = now() where tenant = $1 and name = $2 and hidden_at is null",
+            self.tenant.0,
+            name.as_str()
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(DbError::NotFound("deployment"))
+        }
+    }
+}

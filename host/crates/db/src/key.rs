@@ -1,0 +1,246 @@
+//! Bearer keys: stored hashed, looked up before their tenant is known, revoked for good.
+
+use domain::{KeyId, Role, TenantId};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use time::OffsetDateTime;
+
+use crate::convert::{load, parse, word};
+use crate::{AdminTx, Db, DbError, TenantStatus};
+
+/// A key to be added.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Its tenant: set for exactly the tenant roles.
+    pub tenant: Option<TenantId>,
+    /// What it may do.
+    pub role: Role,
+    /// What its owner calls it.
+    pub name: String,
+    /// The SHA-256 of the secret.
+    pub hash: [u8; 32],
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// A key as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Its id.
+    pub id: KeyId,
+    /// Its tenant.
+    pub tenant: Option<TenantId>,
+    /// What it may do.
+    pub role: Role,
+    /// What its owner calls it.
+    pub name: String,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
+    /// When it was revoked.
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// A key as a caller presents it. Expiry, revocation and status are the caller's to judge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its id.
+    pub id: KeyId,
+    /// What it may do.
+    pub role: Role,
+    /// Its tenant.
+    pub tenant: Option<TenantId>,
+    /// The tenant's status, where there is a tenant.
+    pub tenant_status: Option<TenantStatus>,
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
+    /// When it was revoked.
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+impl AdminTx {
+    /// Adds a key. A hash that is there is a conflict (`api_key_hash_key`).
+    pub async fn key_insert(&mut self, key: &NewKey) -> Result<KeyRow, DbError> {
+        let created_at = sqlx::query_scalar!(
+            "insert into api_key (id, tenant, role, name, hash, expires_at)
+             values ($1, $2, $3, $4, $5, $6)
+             returning created_at",
+            key.id.0,
+            key.tenant.map(|tenant| tenant.0),
+            key.role.as_str(),
+            key.name,
+            &key.hash[..],
+            key.expires_at
+        )
+        .fetch_one(&mut *self.tx)
+        .await?;
+        Ok(KeyRow {
+            id: key.id,
+            tenant: key.tenant,
+            role: key.role,
+            name: key.name.clone(),
+            created_at,
+            expires_at: key.expires_at,
+            revoked_at: None,
+        })
+    }
+
+    /// Every key, revoked ones included, oldest first.
+    pub async fn keys_list(&mut self) -> Result<Vec<KeyRow>, DbError> {
+        let rows = sqlx::query!(
+            "select id, tenant, role, name, created_at, expires_at, revoked_at
+             from api_key
+             order by created_at, id"
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(KeyRow {
+                    id: KeyId(row.id),
+                    tenant: row.tenant.map(TenantId),
+                    role: parse("api_key.role", &row.role)?,
+                    name: row.name,
+                    created_at: row.created_at,
+                    expires_at: row.expires_at,
+                    revoked_at: row.revoked_at,
+                })
+            })
+            .collect()
+    }
+
+    /// Revokes a key; every host hears of it. Revoking again changes nothing.
+    pub async fn key_revoke(&mut self, id: KeyId) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "update api_key set revoked_at = coalesce(revoked_at, now()) where id = $1",
+            id.0
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(DbError::NotFound("key"))
+        }
+    }
+
+    /// How many admin keys other than `except` are good at `now`.
+    pub async fn admin_keys_count(
+        &mut self,
+        except: Option<KeyId>,
+        now: OffsetDateTime,
+    ) -> Result<u64, DbError> {
+        let count = sqlx::query_scalar!(
+            r#"select count(*) as "count!"
+               from api_key
+               where role = 'admin' and revoked_at is null and (expires_at is null or expires_at > $2)
+                   and id is distinct from $1"#,
+            except.map(|id| id.0),
+            now
+        )
+        .fetch_one(&mut *self.tx)
+        .await?;
+        load("count of admin keys", count)
+    }
+}
+
+impl Db {
+    /// The key with this hash, whatever its state.
+    pub async fn key_lookup(&self, hash: [u8; 32]) -> Result<Option<Key>, DbError> {
+        let mut tx = self.nobody_tx().await?;
+        let row = sqlx::query!(
+            r#"select id as "id!", role as "role!", tenant, tenant_status, expires_at, revoked_at
+               from wattle_key_lookup($1)"#,
+            &hash[..]
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Key {
+            id: KeyId(row.id),
+            role: parse("api_key.role", &row.role)?,
+            tenant: row.tenant.map(TenantId),
+            tenant_status: row
+                .tenant_status
+                .map(|status| word("tenant.status", &status))
+                .transpose()?,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+        }))
+    }
+
+    /// Listens for revoked keys and changed tenants, on a connection of its own.
+    pub async fn listen_keys(&self) -> Result<KeyEvents, DbError> {
+        let listener = Some(listen(&self.run).await?);
+        Ok(KeyEvents {
+            run: self.run.clone(),
+            listener,
+        })
+    }
+}
+
+/// Something that a host which remembers keys must hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyEvent {
+    /// The key was revoked.
+    Key(KeyId),
+    /// The tenant's status changed.
+    Tenant(TenantId),
+    /// The connection was away and is back: anything may have changed in between.
+    Missed,
+}
+
+/// The stream of [`KeyEvent`]s.
+#[derive(Debug)]
+pub struct KeyEvents {
+    run: PgConnectOptions,
+    listener: Option<PgListener>,
+}
+
+async fn listen(run: &PgConnectOptions) -> Result<PgListener, DbError> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(run.clone())
+        .await?;
+    let mut listener = PgListener::connect_with(&pool).await?;
+    // Reconnecting is done by `KeyEvents::next`, which also says so.
+    listener.eager_reconnect(false);
+    listener.listen("wattle_key").await?;
+    Ok(listener)
+}
+
+impl KeyEvents {
+    /// Waits for the next event. After [`DbError::Unavailable`] call again, not at once; it connects anew
+    /// and answers [`KeyEvent::Missed`] when it is back. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<KeyEvent, DbError> {
+        loop {
+            let Some(listener) = &mut self.listener else {
+                self.listener = Some(listen(&self.run).await?);
+                return Ok(KeyEvent::Missed);
+            };
+            match listener.try_recv().await {
+                Ok(Some(notification)) => {
+                    if let Some(event) = event(notification.payload()) {
+                        return Ok(event);
+                    }
+                }
+                Ok(None) => self.listener = None,
+                Err(error) => {
+                    self.listener = None;
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+}
+
+fn event(payload: &str) -> Option<KeyEvent> {
+    match payload.split_once(':')? {
+        ("key", id) => Some(KeyEvent::Key(id.parse().ok()?)),
+        ("tenant", id) => Some(KeyEvent::Tenant(id.parse().ok()?)),
+        _ => None,
+    }
+}

@@ -1,0 +1,36 @@
+//! Every SQL statement of Wattle, a file per noun, and the migrator.
+//!
+//! Statements run in a transaction that has taken one of four roles: [`TenantTx`], [`WriterTx`],
+//! [`BillingTx`] or [`AdminTx`]. What a role may see and do is decided by grants and row-level
+//! security; the queries of a tenant filter by tenant as well.
+
+mod check;
+mod component;
+mod convert;
+mod deployment;
+mod error;
+mod graph;
+mod key;
+mod ledger;
+mod lines;
+mod node;
+mod open;
+mod partition;
+mod posting;
+mod receipt;
+mod tenant;
+mod tx;
+
+pub use check::{ChainBreak, Gap, Mismatch, TenantSums};
+pub use component::{Component, Revision};
+pub use deployment::{Deployment, GraphRef, Release, ReleaseSpec};
+pub use error::DbError;
+pub use graph::{Graph, GraphVersion};
+pub use key::{Key, KeyEvent, KeyEvents, KeyRow, NewKey};
+pub use ledger::{Balance, Totals, Window};
+pub use node::Node;
+pub use open::{Db, MIGRATOR, Options};
+pub use posting::{Head, PostingInsert, PostingKey};
+pub use receipt::{Receipt, ReceiptLineRow};
+pub use tenant::{Tenant, TenantStatus};
+pub use tx::{AdminTx, BillingTx, TenantTx, WriterTx};

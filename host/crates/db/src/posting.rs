@@ -1,0 +1,419 @@
+//! Postings: what enters the ledger at once, exactly once.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use domain::energy::Root;
+use domain::posting::{Posting, PostingRoot, ReceiptLine, Transfer};
+use domain::{Digest, Epoch, NodeId, TenantId};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::convert::{digest, load, parse, store, word};
+use crate::lines::{LineColumns, LineRow, RootColumns, TransferColumns};
+use crate::{BillingTx, DbError, WriterTx};
+
+/// The key of a posting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PostingKey {
+    /// The node.
+    pub node: NodeId,
+    /// The start of the host that sealed it.
+    pub epoch: Epoch,
+    /// Counts the postings of an epoch from 0.
+    pub seq: u64,
+}
+
+impl fmt::Display for PostingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.node, self.epoch, self.seq)
+    }
+}
+
+/// What became of a posting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostingInsert {
+    /// It is new.
+    Inserted,
+    /// It was there with the same content; nothing was added.
+    Exists,
+}
+
+/// The last posting of a node's chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The start of the host that sealed it.
+    pub epoch: Epoch,
+    /// Its place in the epoch.
+    pub seq: u64,
+    /// Its hash, which the next posting names.
+    pub hash: Digest,
+}
+
+impl WriterTx {
+    /// Adds a posting with everything under it. Commit afterwards; on an error drop the transaction.
+    /// The same key with another content is [`DbError::PostingConflict`].
+    pub async fn posting_insert(&mut self, posting: &Posting) -> Result<PostingInsert, DbError> {
+        let seq: i64 = store("posting.seq", posting.seq)?;
+        let done = sqlx::query!(
+            "insert into posting (node, epoch, seq, kind, began_at, ended_at, fuel_schedule,
+                 input_digest, merkle_root, prev_hash, hash)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             on conflict (node, epoch, seq) do nothing",
+            posting.node.0,
+            posting.epoch.0,
+            seq,
+            posting.kind.as_str(),
+            posting.from,
+            posting.to,
+            i64::from(posting.fuel_schedule),
+            &posting.input_digest.0[..],
+            &posting.merkle_root.0[..],
+            &posting.prev_hash.0[..],
+            &posting.hash.0[..]
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return self.posting_compare(posting, seq).await;
+        }
+        self.roots_insert(posting, seq).await?;
+        self.transfers_insert(posting, seq).await?;
+        self.lines_insert(posting, seq).await?;
+        Ok(PostingInsert::Inserted)
+    }
+
+    async fn posting_compare(&mut self, posting: &Posting, seq: i64) -> Result<PostingInsert, DbError> {
+        let hash = sqlx::query_scalar!(
+            "select hash from posting where node = $1 and epoch = $2 and seq = $3",
+            posting.node.0,
+            posting.epoch.0,
+            seq
+        )
+        .fetch_one(&mut *self.tx)
+        .await?;
+        // The hash covers every field and everything under the posting.
+        if hash == posting.hash.0 {
+            Ok(PostingInsert::Exists)
+        } else {
+            let (node, epoch, seq) = (posting.node, posting.epoch, posting.seq);
+            Err(DbError::PostingConflict(PostingKey { node, epoch, seq }))
+        }
+    }
+
+    async fn roots_insert(&mut self, posting: &Posting, seq: i64) -> Result<(), DbError> {
+        let columns = RootColumns::of(&posting.roots)?;
+        let done = sqlx::query!(
+            "insert into posting_root (node, epoch, seq, ordinal, root, kind, provenance, uncertainty_ppm,
+                 model_version, boot_id, start_uj, end_uj)
+             select $1::uuid, $2::uuid, $3::bigint, t.*
+             from unnest($4::integer[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bigint[],
+                 $10::uuid[], $11::bigint[], $12::bigint[]) as t",
+            posting.node.0,
+            posting.epoch.0,
+            seq,
+            &columns.ordinal,
+            &columns.root,
+            &columns.kind,
+            &columns.provenance as &[&str],
+            &columns.uncertainty_ppm,
+            &columns.model_version,
+            &columns.boot_id,
+            &columns.start_uj,
+            &columns.end_uj
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        counted("posting_root", done.rows_affected(), posting.roots.len())
+    }
+
+    async fn transfers_insert(&mut self, posting: &Posting, seq: i64) -> Result<(), DbError> {
+        let columns = TransferColumns::of(&posting.transfers)?;
+        // Sorted, so that two nodes which add the same accounts cannot wait for each other.
+        let accounts: BTreeSet<&String> = columns.credit.iter().chain(&columns.debit).collect();
+        let accounts: Vec<&str> = accounts.into_iter().map(String::as_str).collect();
+        sqlx::query!(
+            "insert into account (code)
+             select code from unnest($1::text[]) as t (code)
+             where not exists (select from account a where a.code = t.code)
+             on conflict (code) do nothing",
+            &accounts as &[&str]
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        let done = sqlx::query!(
+            "insert into transfer (at, node, epoch, seq, ordinal, credit, debit, root, unit, kind, tenant,
+                 deployment, release, amount)
+             select $1::timestamptz, $2::uuid, $3::uuid, $4::bigint, t.ordinal, credit.id, debit.id, t.root,
+                 unit.id, t.kind, t.tenant, t.deployment, t.release, t.amount
+             from unnest($5::integer[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+                 $11::uuid[], $12::text[], $13::integer[], $14::bigint[])
+                 as t (ordinal, credit, debit, root, unit, kind, tenant, deployment, release, amount)
+             join account credit on credit.code = t.credit
+             join account debit on debit.code = t.debit
+             join unit on unit.code = t.unit",
+            posting.to,
+            posting.node.0,
+            posting.epoch.0,
+            seq,
+            &columns.ordinal,
+            &columns.credit,
+            &columns.debit,
+            &columns.root as &[Option<String>],
+            &columns.unit as &[&str],
+            &columns.kind as &[&str],
+            &columns.tenant as &[Option<Uuid>],
+            &columns.deployment as &[Option<String>],
+            &columns.release as &[Option<i32>],
+            &columns.amount
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        counted("transfer", done.rows_affected(), posting.transfers.len())
+    }
+
+    async fn lines_insert(&mut self, posting: &Posting, seq: i64) -> Result<(), DbError> {
+        let columns = LineColumns::of(&posting.lines)?;
+        let done = sqlx::query!(
+            "insert into receipt_line (at, node, epoch, seq, fuel_schedule, tenant, invocation, ordinal, kind,
+                 deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
+                 peak_memory_bytes, energy_uj, work)
+             select $1::timestamptz, $2::uuid, $3::uuid, $4::bigint, $5::bigint, t.tenant, t.invocation,
+                 t.ordinal, t.kind, t.deployment, t.release, t.started_at, t.outcome, t.fuel, t.cpu_ns,
+                 t.model_ns, t.bytes_in, t.bytes_out, t.peak_memory_bytes, t.energy_uj, t.work::jsonb
+             from unnest($6::uuid[], $7::uuid[], $8::integer[], $9::text[], $10::text[], $11::integer[],
+                 $12::timestamptz[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
+                 $18::bigint[], $19::bigint[], $20::bigint[], $21::text[])
+                 as t (tenant, invocation, ordinal, kind, deployment, release, started_at, outcome, fuel,
+                     cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes, energy_uj, work)",
+            posting.to,
+            posting.node.0,
+            posting.epoch.0,
+            seq,
+            i64::from(posting.fuel_schedule),
+            &columns.tenant,
+            &columns.invocation,
+            &columns.ordinal,
+            &columns.kind as &[&str],
+            &columns.deployment as &[Option<String>],
+            &columns.release as &[Option<i32>],
+            &columns.started_at,
+            &columns.outcome as &[Option<&str>],
+            &columns.fuel,
+            &columns.cpu_ns,
+            &columns.model_ns,
+            &columns.bytes_in,
+            &columns.bytes_out,
+            &columns.peak_memory_bytes,
+            &columns.energy_uj as &[Option<i64>],
+            &columns.work
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        counted("receipt_line", done.rows_affected(), posting.lines.len())
+    }
+
+    /// The last posting of a node, by the order of insertion, which is that of its chain.
+    pub async fn posting_head(&mut self, node: NodeId) -> Result<Option<Head>, DbError> {
+        let row = sqlx::query!(
+            "select epoch, seq, hash from posting where node = $1 order by id desc limit 1",
+            node.0
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        row.map(|row| {
+            let (seq, hash) = (load("posting.seq", row.seq)?, digest("posting.hash", &row.hash)?);
+            Ok(Head {
+                epoch: Epoch(row.epoch),
+                seq,
+                hash,
+            })
+        })
+        .transpose()
+    }
+}
+
+/// Fails unless a statement added as many rows as it was given.
+fn counted(table: &'static str, added: u64, given: usize) -> Result<(), DbError> {
+    if usize::try_from(added) == Ok(given) {
+        Ok(())
+    } else {
+        Err(DbError::inconsistent(
+            table,
+            format_args!("{added} rows added of {given}"),
+        ))
+    }
+}
+
+struct RootRow {
+    root: String,
+    kind: String,
+    provenance: String,
+    uncertainty_ppm: i64,
+    model_version: i64,
+    boot_id: Uuid,
+    start_uj: i64,
+    end_uj: i64,
+}
+
+impl TryFrom<RootRow> for PostingRoot {
+    type Error = DbError;
+    fn try_from(row: RootRow) -> Result<Self, DbError> {
+        Ok(Self {
+            root: Root {
+                name: row.root,
+                kind: row.kind,
+                provenance: word("posting_root.provenance", &row.provenance)?,
+                uncertainty_ppm: load("posting_root.uncertainty_ppm", row.uncertainty_ppm)?,
+                model_version: load("posting_root.model_version", row.model_version)?,
+            },
+            boot_id: row.boot_id,
+            start_uj: load("posting_root.start_uj", row.start_uj)?,
+            end_uj: load("posting_root.end_uj", row.end_uj)?,
+        })
+    }
+}
+
+struct TransferRow {
+    ordinal: i32,
+    credit: String,
+    debit: String,
+    root: Option<String>,
+    unit: String,
+    kind: String,
+    tenant: Option<Uuid>,
+    deployment: Option<String>,
+    release: Option<i32>,
+    amount: i64,
+}
+
+impl TryFrom<TransferRow> for Transfer {
+    type Error = DbError;
+    fn try_from(row: TransferRow) -> Result<Self, DbError> {
+        Ok(Self {
+            ordinal: load("transfer.ordinal", row.ordinal)?,
+            credit: parse("transfer.credit", &row.credit)?,
+            debit: parse("transfer.debit", &row.debit)?,
+            root: row.root,
+            unit: word("transfer.unit", &row.unit)?,
+            kind: word("transfer.kind", &row.kind)?,
+            tenant: row.tenant.map(TenantId),
+            deployment: row
+                .deployment
+                .map(|name| parse("transfer.deployment", &name))
+                .transpose()?,
+            release: row
+                .release
+                .map(|number| load("transfer.release", number))
+                .transpose()?,
+            amount: load("transfer.amount", row.amount)?,
+        })
+    }
+}
+
+impl BillingTx {
+    /// A posting as it was added, everything under it included, ready to be verified.
+    pub async fn posting_get(&mut self, key: PostingKey) -> Result<Option<Posting>, DbError> {
+        let seq: i64 = store("posting.seq", key.seq)?;
+        let row = sqlx::query!(
+            "select kind, began_at, ended_at, fuel_schedule, input_digest, merkle_root, prev_hash, hash
+             from posting
+             where node = $1 and epoch = $2 and seq = $3",
+            key.node.0,
+            key.epoch.0,
+            seq
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Posting {
+            node: key.node,
+            epoch: key.epoch,
+            seq: key.seq,
+            kind: word("posting.kind", &row.kind)?,
+            from: row.began_at,
+            to: row.ended_at,
+            fuel_schedule: load("posting.fuel_schedule", row.fuel_schedule)?,
+            roots: self.posting_roots(key, seq).await?,
+            transfers: self.posting_transfers(key, seq, row.ended_at).await?,
+            lines: self.posting_lines(key, seq, row.ended_at).await?,
+            input_digest: digest("posting.input_digest", &row.input_digest)?,
+            merkle_root: digest("posting.merkle_root", &row.merkle_root)?,
+            prev_hash: digest("posting.prev_hash", &row.prev_hash)?,
+            hash: digest("posting.hash", &row.hash)?,
+        }))
+    }
+
+    async fn posting_roots(&mut self, key: PostingKey, seq: i64) -> Result<Vec<PostingRoot>, DbError> {
+        let rows = sqlx::query_as!(
+            RootRow,
+            "select root, kind, provenance, uncertainty_ppm, model_version, boot_id, start_uj, end_uj
+             from posting_root
+             where node = $1 and epoch = $2 and seq = $3
+             order by ordinal",
+            key.node.0,
+            key.epoch.0,
+            seq
+        );
+        rows.fetch_all(&mut *self.tx)
+            .await?
+            .into_iter()
+            .map(PostingRoot::try_from)
+            .collect()
+    }
+
+    async fn posting_transfers(
+        &mut self,
+        key: PostingKey,
+        seq: i64,
+        at: OffsetDateTime,
+    ) -> Result<Vec<Transfer>, DbError> {
+        let rows = sqlx::query_as!(
+            TransferRow,
+            "select t.ordinal, credit.code as credit, debit.code as debit, t.root, unit.code as unit, t.kind,
+                 t.tenant, t.deployment, t.release, t.amount
+             from transfer t
+             join account credit on credit.id = t.credit
+             join account debit on debit.id = t.debit
+             join unit on unit.id = t.unit
+             where t.at = $1 and t.node = $2 and t.epoch = $3 and t.seq = $4
+             order by t.ordinal",
+            at,
+            key.node.0,
+            key.epoch.0,
+            seq
+        );
+        rows.fetch_all(&mut *self.tx)
+            .await?
+            .into_iter()
+            .map(Transfer::try_from)
+            .collect()
+    }
+
+    async fn posting_lines(
+        &mut self,
+        key: PostingKey,
+        seq: i64,
+        at: OffsetDateTime,
+    ) -> Result<Vec<ReceiptLine>, DbError> {
+        let rows = sqlx::query_as!(
+            LineRow,
+            r#"select l.node, l.epoch, l.seq, p.began_at, p.ended_at, l.tenant, l.invocation, l.ordinal, l.kind,
+                   l.deployment, l.release, l.started_at, l.outcome, l.fuel_schedule, l.fuel, l.cpu_ns,
+                   l.bytes_in, l.bytes_out, l.peak_memory_bytes, l.energy_uj, l.work::text as "work!"
+               from receipt_line l
+               join posting p using (node, epoch, seq)
+               where l.at = $1 and l.node = $2 and l.epoch = $3 and l.seq = $4
+               order by l.invocation"#,
+            at,
+            key.node.0,
+            key.epoch.0,
+            seq
+        );
+        rows.fetch_all(&mut *self.tx)
+            .await?
+            .into_iter()
+            .map(ReceiptLine::try_from)
+            .collect()
+    }
+}

@@ -1,0 +1,127 @@
+//! Tenants.
+
+use std::fmt;
+
+use domain::{Name, TenantId};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::convert::{parse, word};
+use crate::{AdminTx, DbError};
+
+/// Whether a tenant is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantStatus {
+    /// Served.
+    Active,
+    /// Calls are refused, data is kept.
+    Suspended,
+    /// Gone; the ledger keeps its id.
+    Closed,
+}
+
+impl TenantStatus {
+    /// The name in the API and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl fmt::Display for TenantStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Its name.
+    pub name: Name,
+    /// Whether it is served.
+    pub status: TenantStatus,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+}
+
+struct Row {
+    id: Uuid,
+    name: String,
+    status: String,
+    created_at: OffsetDateTime,
+}
+
+impl TryFrom<Row> for Tenant {
+    type Error = DbError;
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        Ok(Self {
+            id: TenantId(row.id),
+            name: parse("tenant.name", &row.name)?,
+            status: word("tenant.status", &row.status)?,
+            created_at: row.created_at,
+        })
+    }
+}
+
+impl AdminTx {
+    /// Adds an active tenant. A name that is taken is a conflict (`tenant_name_key`).
+    pub async fn tenant_insert(&mut self, id: TenantId, name: &Name) -> Result<Tenant, DbError> {
+        let row = sqlx::query_as!(
+            Row,
+            "insert into tenant (id, name) values ($1, $2) returning id, name, status, created_at",
+            id.0,
+            name.as_str()
+        );
+        row.fetch_one(&mut *self.tx).await?.try_into()
+    }
+
+    /// The tenant, if there is one.
+    pub async fn tenant_get(&mut self, id: TenantId) -> Result<Option<Tenant>, DbError> {
+        let row = sqlx::query_as!(
+            Row,
+            "select id, name, status, created_at from tenant where id = $1",
+            id.0
+        );
+        row.fetch_optional(&mut *self.tx)
+            .await?
+            .map(Tenant::try_from)
+            .transpose()
+    }
+
+    /// Every tenant, by name.
+    pub async fn tenants_list(&mut self) -> Result<Vec<Tenant>, DbError> {
+        let rows = sqlx::query_as!(
+            Row,
+            "select id, name, status, created_at from tenant order by name"
+        );
+        rows.fetch_all(&mut *self.tx)
+            .await?
+            .into_iter()
+            .map(Tenant::try_from)
+            .collect()
+    }
+
+    /// Changes a tenant's status; every host hears of it.
+    pub async fn tenant_set_status(&mut self, id: TenantId, status: TenantStatus) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "update tenant set status = $2 where id = $1",
+            id.0,
+            status.as_str()
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        if done.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(DbError::NotFound("tenant"))
+        }
+    }
+}

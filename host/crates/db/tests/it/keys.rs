@@ -1,0 +1,255 @@
+//! Bearer keys and the news of them.
+
+use db::{DbError, KeyEvent, KeyEvents, NewKey, TenantStatus};
+use domain::{KeyId, Role, TenantId};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use time::Duration;
+use uuid::Uuid;
+
+use crate::support::*;
+
+fn key(id: u128, role: Role, tenant: Option<TenantId>) -> NewKey {
+    let hash = [u8::try_from(id).unwrap(); 32];
+    NewKey {
+        id: KeyId(Uuid::from_u128(id)),
+        tenant,
+        role,
+        name: "key".into(),
+        hash,
+        expires_at: None,
+    }
+}
+
+async fn insert(fixture: &Fixture, key: &NewKey) -> Result<(), DbError> {
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    tx.key_insert(key).await?;
+    tx.commit().await
+}
+
+async fn revoke(fixture: &Fixture, id: KeyId) {
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    tx.key_revoke(id).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[sqlx::test(migrations = false)]
+async fn are_found_by_their_hash(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let expires_at = Some(fixture.now().await + Duration::DAY);
+    let tenants = NewKey {
+        expires_at,
+        ..key(1, Role::TenantInvoke, Some(A))
+    };
+    let admins = key(2, Role::Admin, None);
+    for key in [&tenants, &admins] {
+        insert(&fixture, key).await.unwrap();
+        let found = fixture.db.key_lookup(key.hash).await.unwrap().unwrap();
+        assert_eq!(
+            (
+                found.id,
+                found.role,
+                found.tenant,
+                found.expires_at,
+                found.revoked_at
+            ),
+            (key.id, key.role, key.tenant, key.expires_at, None)
+        );
+        assert_eq!(found.tenant_status, key.tenant.map(|_| TenantStatus::Active));
+    }
+    assert_eq!(fixture.db.key_lookup([9; 32]).await.unwrap(), None);
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    let listed = tx.keys_list().await.unwrap();
+    assert_eq!(
+        listed.iter().map(|key| key.id).collect::<Vec<_>>(),
+        [tenants.id, admins.id]
+    );
+    drop(tx);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn stay_revoked(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let key = key(1, Role::TenantRead, Some(A));
+    insert(&fixture, &key).await.unwrap();
+    revoke(&fixture, key.id).await;
+    let revoked_at = fixture.db.key_lookup(key.hash).await.unwrap().unwrap().revoked_at;
+    assert!(revoked_at.is_some());
+    revoke(&fixture, key.id).await;
+    assert_eq!(
+        fixture.db.key_lookup(key.hash).await.unwrap().unwrap().revoked_at,
+        revoked_at
+    );
+
+    let mut login = fixture.login().await;
+    let again = "update api_key set revoked_at = null";
+    assert_eq!(
+        attempt(&mut login, "wattle_admin", None, again).await,
+        Err("23001".into())
+    );
+    for statement in [
+        "update api_key set role = 'admin'",
+        "update api_key set hash = hash",
+        "delete from api_key",
+    ] {
+        assert_eq!(
+            attempt(&mut login, "wattle_admin", None, statement).await,
+            Err("42501".into())
+        );
+    }
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    let missing = tx.key_revoke(KeyId(Uuid::from_u128(99))).await;
+    assert!(matches!(missing, Err(DbError::NotFound("key"))));
+    drop(tx);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn have_a_tenant_if_their_role_does(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    for role in Role::ALL {
+        for tenant in [None, Some(A)] {
+            let answer = insert(&fixture, &key(1, role, tenant)).await;
+            if role.is_tenants() == tenant.is_some() {
+                answer.unwrap();
+                sqlx::query("delete from api_key")
+                    .execute(&fixture.owner)
+                    .await
+                    .unwrap();
+            } else {
+                let error = answer.unwrap_err();
+                let DbError::Check { constraint } = error else {
+                    panic!("{role}: {error}")
+                };
+                assert_eq!(constraint, "api_key_tenant_fits_role");
+            }
+        }
+    }
+    let stranger = key(1, Role::TenantRead, Some(TenantId(Uuid::from_u128(99))));
+    let error = insert(&fixture, &stranger).await.unwrap_err();
+    assert!(matches!(error, DbError::Reference { constraint } if constraint == "api_key_tenant_fkey"));
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn of_admins_are_counted_while_good(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let now = fixture.now().await;
+    let bootstrap = key(1, Role::Admin, None);
+    let old = NewKey {
+        expires_at: Some(now),
+        ..key(2, Role::Admin, None)
+    };
+    let revoked = key(3, Role::Admin, None);
+    let good = NewKey {
+        expires_at: Some(now + Duration::SECOND),
+        ..key(4, Role::Admin, None)
+    };
+    for key in [&bootstrap, &old, &revoked, &key(5, Role::Billing, None)] {
+        insert(&fixture, key).await.unwrap();
+    }
+    revoke(&fixture, revoked.id).await;
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    assert_eq!(tx.admin_keys_count(Some(bootstrap.id), now).await.unwrap(), 0);
+    assert_eq!(tx.admin_keys_count(None, now).await.unwrap(), 1);
+    tx.key_insert(&good).await.unwrap();
+    assert_eq!(tx.admin_keys_count(Some(bootstrap.id), now).await.unwrap(), 1);
+    drop(tx);
+    fixture.finish().await;
+}
+
+/// The next event; news that never come fail the test instead of hanging it.
+async fn next(events: &mut KeyEvents) -> Result<KeyEvent, DbError> {
+    tokio::time::timeout(std::time::Duration::from_secs(20), events.next())
+        .await
+        .expect("no news")
+}
+
+#[sqlx::test(migrations = false)]
+async fn revoked_are_news(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let (one, two) = (key(1, Role::TenantRead, Some(A)), key(2, Role::Billing, None));
+    insert(&fixture, &one).await.unwrap();
+    insert(&fixture, &two).await.unwrap();
+    let mut events = fixture.db.listen_keys().await.unwrap();
+    revoke(&fixture, one.id).await;
+    assert_eq!(next(&mut events).await.unwrap(), KeyEvent::Key(one.id));
+
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    tx.tenant_set_status(A, TenantStatus::Active).await.unwrap();
+    tx.tenant_set_status(A, TenantStatus::Suspended).await.unwrap();
+    tx.commit().await.unwrap();
+    // Only the change was told.
+    assert_eq!(next(&mut events).await.unwrap(), KeyEvent::Tenant(A));
+    let found = fixture.db.key_lookup(one.hash).await.unwrap().unwrap();
+    assert_eq!(found.tenant_status, Some(TenantStatus::Suspended));
+
+    // A lost connection comes back and says that news may be missing.
+    let killed: i64 = sqlx::query_scalar(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity
+         where datname = current_database() and query ilike 'listen%'",
+    )
+    .fetch_one(&fixture.owner)
+    .await
+    .unwrap();
+    assert_eq!(killed, 1);
+    let event = match next(&mut events).await {
+        Err(DbError::Unavailable(_)) => next(&mut events).await,
+        other => other,
+    };
+    assert_eq!(event.unwrap(), KeyEvent::Missed);
+    revoke(&fixture, two.id).await;
+    assert_eq!(next(&mut events).await.unwrap(), KeyEvent::Key(two.id));
+    drop(events);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn and_tenants_and_nodes_are_unique(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let conflict = |result: Result<(), DbError>, expected: &str| {
+        let error = result.unwrap_err();
+        assert!(
+            matches!(&error, DbError::Conflict { constraint } if constraint == expected),
+            "{expected}: {error}"
+        );
+    };
+    let first = key(1, Role::Admin, None);
+    insert(&fixture, &first).await.unwrap();
+    conflict(
+        insert(
+            &fixture,
+            &NewKey {
+                hash: [7; 32],
+                ..first.clone()
+            },
+        )
+        .await,
+        "api_key_pkey",
+    );
+    conflict(
+        insert(
+            &fixture,
+            &NewKey {
+                id: KeyId(Uuid::from_u128(2)),
+                ..first
+            },
+        )
+        .await,
+        "api_key_hash_key",
+    );
+
+    let (admin, new) = (|| fixture.db.admin_tx(), TenantId(Uuid::from_u128(0xc)));
+    let taken = admin().await.unwrap().tenant_insert(new, &name("tenant-a")).await;
+    conflict(taken.map(|_| ()), "tenant_name_key");
+    let taken = admin().await.unwrap().tenant_insert(A, &name("tenant-c")).await;
+    conflict(taken.map(|_| ()), "tenant_pkey");
+
+    let mut tx = admin().await.unwrap();
+    assert_eq!(tx.node_ensure(NODE, "one").await.unwrap(), NODE);
+    let other = domain::NodeId(Uuid::from_u128(5));
+    assert_eq!(tx.node_ensure(other, "one").await.unwrap(), NODE);
+    conflict(tx.node_ensure(NODE, "two").await.map(|_| ()), "node_pkey");
+    drop(tx);
+    fixture.finish().await;
+}

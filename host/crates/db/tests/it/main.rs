@@ -1,0 +1,21 @@
+//! The database as its run-time roles see it, on a real Postgres.
+//!
+//! `DATABASE_URL` names a superuser of a throwaway cluster; every test has a database of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail like the tests themselves"
+)]
+#![allow(clippy::type_complexity, reason = "tables of cases are read, not named")]
+
+mod append_only;
+mod audit;
+mod isolation;
+mod keys;
+mod open;
+mod partitions;
+mod posting;
+mod registry;
+mod support;

@@ -1,0 +1,348 @@
+//! A migrated database, its roles, and postings to put into it.
+
+use db::{Db, Options, PostingInsert, ReleaseSpec};
+use domain::account::Account;
+use domain::energy::{Provenance, Root};
+use domain::posting::{
+    Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
+};
+use domain::{
+    DType, Digest, Epoch, InvocationId, Limits, Name, NodeId, Outcome, Signature, TenantId, TensorSpec,
+    Usage, Work,
+};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+/// The roles of the run time.
+pub const ROLES: [&str; 4] = ["wattle_tenant", "wattle_writer", "wattle_billing", "wattle_admin"];
+
+pub const A: TenantId = TenantId(Uuid::from_u128(0xa));
+pub const B: TenantId = TenantId(Uuid::from_u128(0xb));
+pub const NODE: NodeId = NodeId(Uuid::from_u128(0x40de));
+pub const BOOT: Uuid = Uuid::from_u128(0xb007);
+
+pub struct Fixture {
+    pub db: Db,
+    pub owner: PgPool,
+    options: PgConnectOptions,
+}
+
+impl Fixture {
+    /// Opens the database as a host does, and adds two tenants.
+    pub async fn new(options: PgConnectOptions) -> Self {
+        Self::with(options, &Options::default()).await
+    }
+
+    pub async fn with(options: PgConnectOptions, pool: &Options) -> Self {
+        let owner = PgPoolOptions::new()
+            .max_connections(2)
+            .connect_with(options.clone())
+            .await
+            .unwrap();
+        let owner_url = options.to_url_lossy();
+        let run_url = options.clone().username("wattle_host").to_url_lossy();
+        let db = Db::open(owner_url.as_str(), run_url.as_str(), pool)
+            .await
+            .unwrap();
+        let mut tx = db.admin_tx().await.unwrap();
+        tx.tenant_insert(A, &name("tenant-a")).await.unwrap();
+        tx.tenant_insert(B, &name("tenant-b")).await.unwrap();
+        tx.commit().await.unwrap();
+        Self { db, owner, options }
+    }
+
+    pub fn run_url(&self) -> String {
+        self.options.clone().username("wattle_host").to_url_lossy().into()
+    }
+
+    /// A connection of the host's login, beside the pool.
+    pub async fn login(&self) -> PgConnection {
+        self.options
+            .clone()
+            .username("wattle_host")
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    /// The time of the database, in whole microseconds.
+    pub async fn now(&self) -> OffsetDateTime {
+        sqlx::query_scalar("select now()")
+            .fetch_one(&self.owner)
+            .await
+            .unwrap()
+    }
+
+    /// Everything that a tenant can own, for `tenant`.
+    pub async fn furnish(&self, tenant: TenantId) {
+        let mut tx = self.db.tenant_tx(tenant).await.unwrap();
+        let (component, graph) = (Digest::of(b"component"), Digest::of(b"graph"));
+        tx.component_revision_insert(&name("c"), component, 10)
+            .await
+            .unwrap();
+        tx.graph_version_insert(&name("g"), graph, 20, "onnx", &signature())
+            .await
+            .unwrap();
+        tx.deployment_create(&name("d"), &spec(Some(component), Some(graph)))
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// Posts and commits.
+    pub async fn post(&self, posting: &Posting) -> PostingInsert {
+        let mut tx = self.db.writer_tx().await.unwrap();
+        let result = tx.posting_insert(posting).await.unwrap();
+        tx.commit().await.unwrap();
+        result
+    }
+
+    /// Lets go of every connection, so that the database can be dropped.
+    pub async fn finish(self) {
+        self.db.close().await;
+        self.owner.close().await;
+    }
+}
+
+/// Runs `statement` as `role` and `tenant`; the SQLSTATE if it fails. Nothing is kept.
+pub async fn attempt(
+    login: &mut PgConnection,
+    role: &str,
+    tenant: Option<TenantId>,
+    statement: &str,
+) -> Result<u64, String> {
+    let mut tx = login.begin().await.unwrap();
+    take_role(&mut tx, role, tenant).await;
+    let result = sqlx::query(AssertSqlSafe(statement)).execute(&mut *tx).await;
+    tx.rollback().await.unwrap();
+    result
+        .map(|done| done.rows_affected())
+        .map_err(|error| sqlstate(&error))
+}
+
+/// The number that `query` gives to `role` and `tenant`.
+pub async fn count(
+    login: &mut PgConnection,
+    role: &str,
+    tenant: Option<TenantId>,
+    query: &str,
+) -> Result<i64, String> {
+    let mut tx = login.begin().await.unwrap();
+    take_role(&mut tx, role, tenant).await;
+    let result = sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut *tx).await;
+    tx.commit().await.unwrap();
+    result.map_err(|error| sqlstate(&error))
+}
+
+async fn take_role(tx: &mut PgConnection, role: &str, tenant: Option<TenantId>) {
+    sqlx::query(AssertSqlSafe(format!("set local role {role}")))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    if let Some(tenant) = tenant {
+        sqlx::query("select set_config('wattle.tenant', $1, true)")
+            .bind(tenant.to_string())
+            .execute(tx)
+            .await
+            .unwrap();
+    }
+}
+
+pub fn sqlstate(error: &sqlx::Error) -> String {
+    let database = error
+        .as_database_error()
+        .unwrap_or_else(|| panic!("not of the database: {error}"));
+    database.code().unwrap().into_owned()
+}
+
+/// Partitions of `parent`, the default one included.
+pub async fn leaves(owner: &PgPool, parent: &str) -> Vec<String> {
+    let leaves = sqlx::query_scalar(
+        "select inhrelid::regclass::text from pg_inherits where inhparent = $1::regclass order by 1",
+    );
+    leaves.bind(parent).fetch_all(owner).await.unwrap()
+}
+
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub fn signature() -> Signature {
+    let spec = |name: &str| TensorSpec {
+        name: name.into(),
+        dtype: DType::Fp32,
+        shape: vec![None, Some(4)],
+    };
+    Signature {
+        inputs: vec![spec("in")],
+        outputs: vec![spec("out")],
+    }
+}
+
+pub fn spec(component: Option<Digest>, graph: Option<Digest>) -> ReleaseSpec {
+    let graph = graph.map(|version| {
+        (
+            "default".into(),
+            db::GraphRef {
+                name: name("g"),
+                version,
+            },
+        )
+    });
+    ReleaseSpec {
+        component: component.map(|digest| (name("c"), digest)),
+        graphs: graph.into_iter().collect(),
+        settings: [("mode".into(), "fast".into())].into(),
+        limits: Limits {
+            fuel: 7,
+            ..Limits::default()
+        },
+        signature: signature(),
+    }
+}
+
+fn transfer(ordinal: u32, credit: Account, debit: Account, kind: TransferKind, amount: u64) -> Transfer {
+    let unit = if matches!(credit, Account::Fuel(_)) {
+        Unit::Fuel
+    } else {
+        Unit::Uj
+    };
+    let root = match &credit {
+        Account::Meter(root) => Some(root.clone()),
+        _ => None,
+    };
+    let tenant = match (&debit, kind) {
+        (Account::Tenant(tenant), TransferKind::Dynamic) => Some(*tenant),
+        _ => None,
+    };
+    let deployment = tenant.map(|_| name("d"));
+    let release = tenant.map(|_| 1);
+    Transfer {
+        ordinal,
+        credit,
+        debit,
+        root,
+        unit,
+        kind,
+        tenant,
+        deployment,
+        release,
+        amount,
+    }
+}
+
+/// A posting of `kind` without anything under it.
+pub fn empty(kind: PostingKind, seq: u64, prev_hash: Digest, to: OffsetDateTime) -> Posting {
+    let posting = Posting {
+        node: NODE,
+        epoch: Epoch(Uuid::from_u128(0xe)),
+        seq,
+        kind,
+        from: to - Duration::SECOND,
+        to,
+        fuel_schedule: 1,
+        roots: vec![],
+        transfers: vec![],
+        lines: vec![],
+        input_digest: Digest::of(b"inputs"),
+        merkle_root: Digest::ZERO,
+        prev_hash,
+        hash: Digest::ZERO,
+    };
+    sealed(posting)
+}
+
+/// A window in which A used 30 µJ and 100 fuel and B 20 µJ and 40 fuel, with 40 µJ of idle and 10 µJ
+/// that nobody can place.
+pub fn window(seq: u64, prev_hash: Digest, to: OffsetDateTime) -> Posting {
+    let meter = || Account::Meter("modelled".into());
+    let mut posting = empty(PostingKind::Window, seq, prev_hash, to);
+    posting.roots = vec![PostingRoot {
+        root: Root {
+            name: "modelled".into(),
+            kind: "modelled".into(),
+            provenance: Provenance::Modelled,
+            uncertainty_ppm: 300_000,
+            model_version: 1,
+        },
+        boot_id: BOOT,
+        start_uj: 1_000 + seq * 100,
+        end_uj: 1_100 + seq * 100,
+    }];
+    posting.transfers = vec![
+        transfer(0, meter(), Account::Tenant(A), TransferKind::Dynamic, 30),
+        transfer(1, meter(), Account::Tenant(B), TransferKind::Dynamic, 20),
+        transfer(2, meter(), Account::Idle, TransferKind::Idle, 40),
+        transfer(3, meter(), Account::Unattributed, TransferKind::Unattributed, 10),
+        transfer(
+            4,
+            Account::Fuel(NODE),
+            Account::Tenant(A),
+            TransferKind::Dynamic,
+            100,
+        ),
+        transfer(
+            5,
+            Account::Fuel(NODE),
+            Account::Tenant(B),
+            TransferKind::Dynamic,
+            40,
+        ),
+    ];
+    posting.lines = vec![line(seq, A, 100, 30, to), line(seq, B, 40, 20, to)];
+    sealed(posting)
+}
+
+/// Idle energy moved to A.
+pub fn allocation(seq: u64, prev_hash: Digest, to: OffsetDateTime) -> Posting {
+    let mut posting = empty(PostingKind::Allocation, seq, prev_hash, to);
+    let debit = Account::Tenant(A);
+    posting.transfers = vec![transfer(0, Account::Idle, debit, TransferKind::Allocation, 15)];
+    sealed(posting)
+}
+
+/// The only line of the call that `tenant` made in window `seq`.
+fn line(seq: u64, tenant: TenantId, fuel: u64, energy_uj: u64, to: OffsetDateTime) -> ReceiptLine {
+    ReceiptLine {
+        call: Call {
+            invocation: invocation(seq, tenant),
+            kind: CallKind::Infer,
+            tenant,
+            deployment: Some(name("d")),
+            release: Some(1),
+            started_at: to - Duration::MILLISECOND,
+        },
+        ordinal: 0,
+        outcome: Some(Outcome::Ok),
+        usage: Usage {
+            fuel,
+            cpu_ns: 5,
+            bytes_in: 6,
+            bytes_out: 7,
+            peak_memory_bytes: 8,
+            work: vec![Work {
+                graph: Digest::of(b"graph"),
+                backend: "rten".into(),
+                device: "cpu".into(),
+                precision: "exact".into(),
+                runs: 1,
+                rows: 2,
+                cpu_ns: u64::MAX >> 1,
+            }],
+        },
+        energy_uj: Some(energy_uj),
+    }
+}
+
+pub fn invocation(seq: u64, tenant: TenantId) -> InvocationId {
+    InvocationId(Uuid::from_u128((u128::from(seq) << 8) | tenant.0.as_u128()))
+}
+
+/// With the digests that fit it.
+pub fn sealed(mut posting: Posting) -> Posting {
+    posting.merkle_root = posting.compute_merkle_root();
+    posting.hash = posting.compute_hash();
+    posting
+}
