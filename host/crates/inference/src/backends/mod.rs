@@ -1,0 +1,3 @@
+//! The backends, a file each.
+
+pub mod rten;

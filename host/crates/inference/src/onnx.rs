@@ -1,0 +1,192 @@
+//! What an ONNX file says of itself: its signature, and whether its operators stand in order.
+
+use std::collections::HashMap;
+
+use domain::{DType, Signature, TensorSpec};
+use rten_onnx::onnx::{DataType, GraphProto, ModelProto, NodeProto, TypeProtoTensor, ValueInfoProto};
+
+use crate::LoadError;
+
+/// Parses a file that has passed the scan, whose graph must have an output.
+pub(crate) fn parse(blob: &[u8]) -> Result<GraphProto, LoadError> {
+    let model = ModelProto::parse_buf(blob).map_err(|error| invalid(error.to_string()))?;
+    let graph = model.graph.ok_or_else(|| invalid("the model has no graph"))?;
+    if graph.output.is_empty() {
+        return Err(invalid("its graph has no output"));
+    }
+    Ok(graph)
+}
+
+/// The signature that the file declares. `inferred` gives the shape of an output that declares none.
+pub(crate) fn signature(
+    graph: &GraphProto,
+    inferred: impl Fn(&str) -> Option<Vec<Option<u32>>>,
+) -> Result<Signature, LoadError> {
+    // Old files list their weights among the inputs.
+    let weight = |name: &str| {
+        graph
+            .initializer
+            .iter()
+            .any(|weight| weight.name.as_deref() == Some(name))
+    };
+    let inputs = graph
+        .input
+        .iter()
+        .filter(|input| !input.name.as_deref().is_some_and(weight));
+    let inputs = inputs.map(|input| spec("input", input, |_| None));
+    let outputs = graph
+        .output
+        .iter()
+        .map(|output| spec("output", output, &inferred));
+    let signature = Signature {
+        inputs: inputs.collect::<Result<_, _>>()?,
+        outputs: outputs.collect::<Result<_, _>>()?,
+    };
+    for specs in [&signature.inputs, &signature.outputs] {
+        let mut names: Vec<_> = specs.iter().map(|spec| &spec.name).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(invalid(format!(
+                "the name '{}' stands twice in its signature",
+                pair[0]
+            )));
+        }
+    }
+    Ok(signature)
+}
+
+fn spec(
+    kind: &str,
+    value: &ValueInfoProto,
+    inferred: impl Fn(&str) -> Option<Vec<Option<u32>>>,
+) -> Result<TensorSpec, LoadError> {
+    let name = value.name.clone().filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| invalid(format!("an {kind} has no name")))?;
+    let tensor = value
+        .r#type
+        .as_ref()
+        .and_then(|declared| declared.tensor_type.as_ref());
+    let tensor = tensor.ok_or_else(|| {
+        unsupported(
+            format!("{kind} '{name}' is no tensor"),
+            "export the model with tensors alone at its edge",
+        )
+    })?;
+    let element = tensor.elem_type.unwrap_or(DataType(0));
+    let dtype = dtype(element).ok_or_else(|| {
+        unsupported(
+            format!("{kind} '{name}' is of the type {element}"),
+            "convert it to FLOAT, INT32, INT64, INT8, UINT8 or BOOL",
+        )
+    })?;
+    let shape = declared_shape(&name, tensor)?
+        .or_else(|| inferred(&name))
+        .ok_or_else(|| {
+            unsupported(
+                format!("{kind} '{name}' declares no shape"),
+                "run ONNX shape inference on the model",
+            )
+        })?;
+    Ok(TensorSpec { name, dtype, shape })
+}
+
+fn declared_shape(name: &str, tensor: &TypeProtoTensor) -> Result<Option<Vec<Option<u32>>>, LoadError> {
+    let Some(shape) = &tensor.shape else {
+        return Ok(None);
+    };
+    let dims = shape.dim.iter().map(|dim| match dim.dim_value {
+        // Some exporters write a free axis as a negative size.
+        None | Some(i64::MIN..0) => Ok(None),
+        Some(size) => u32::try_from(size)
+            .map(Some)
+            .map_err(|_| invalid(format!("'{name}' has an axis of {size} elements"))),
+    });
+    dims.collect::<Result<_, _>>().map(Some)
+}
+
+/// The contract's type of an ONNX type, where rten keeps every value of it.
+fn dtype(element: DataType) -> Option<DType> {
+    Some(match element {
+        DataType::FLOAT => DType::Fp32,
+        DataType::INT32 => DType::I32,
+        DataType::INT64 => DType::I64,
+        DataType::INT8 => DType::I8,
+        DataType::UINT8 => DType::U8,
+        DataType::BOOL => DType::Bool,
+        _ => return None,
+    })
+}
+
+/// Operators on the longest way through the graph and the graphs inside it. They must stand in the order of
+/// their use, as ONNX asks.
+pub(crate) fn depth(graph: &GraphProto) -> Result<usize, LoadError> {
+    let mut made = HashMap::new();
+    for node in &graph.node {
+        made.extend(
+            node.output
+                .iter()
+                .filter(|name| !name.is_empty())
+                .map(|name| (name.as_str(), None)),
+        );
+    }
+    let mut deepest = 0;
+    for node in &graph.node {
+        let mut before = 0;
+        for name in uses(node) {
+            match made.get(name) {
+                Some(None) => return Err(invalid(format!("'{name}' is used before it is made"))),
+                Some(Some(depth)) => before = before.max(*depth),
+                None => {}
+            }
+        }
+        let inside = inner(node)
+            .map(depth)
+            .try_fold(0, |deepest, depth| Ok::<_, LoadError>(depth?.max(deepest)))?;
+        let depth = before + 1 + inside;
+        deepest = deepest.max(depth);
+        made.extend(node.output.iter().map(|name| (name.as_str(), Some(depth))));
+    }
+    Ok(deepest)
+}
+
+/// The graphs inside a node: the branches of an `If`.
+fn inner(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute.iter().filter_map(|attribute| attribute.g.as_ref())
+}
+
+/// The names that a node reads, its inner graphs included.
+fn uses(node: &NodeProto) -> Vec<&str> {
+    let mut names: Vec<_> = node
+        .input
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !name.is_empty())
+        .collect();
+    for graph in inner(node) {
+        names.extend(graph.node.iter().flat_map(uses));
+    }
+    names
+}
+
+/// Every node of the graph and of the graphs inside it.
+pub(crate) fn nodes(graph: &GraphProto) -> Vec<&NodeProto> {
+    let mut all = Vec::new();
+    for node in &graph.node {
+        all.extend(inner(node).flat_map(nodes));
+        all.push(node);
+    }
+    all
+}
+
+pub(crate) fn invalid(reason: impl Into<String>) -> LoadError {
+    LoadError::InvalidModel {
+        reason: reason.into(),
+    }
+}
+
+pub(crate) fn unsupported(reason: impl Into<String>, advice: &str) -> LoadError {
+    LoadError::UnsupportedModel {
+        reason: reason.into(),
+        advice: advice.into(),
+    }
+}

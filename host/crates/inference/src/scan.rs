@@ -1,0 +1,147 @@
+//! What a model file must be before any library sees it.
+//!
+//! The file is walked without recursion into unknown depths and without copying, because what comes after
+//! trusts it more: parsers recurse where messages nest, so nesting is bounded here; weights in other files
+//! would be read from wherever the model says, so they are refused.
+
+use crate::LoadError;
+
+/// Messages inside messages: a graph inside a node's attribute counts three.
+const MAX_DEPTH: u32 = 32;
+
+/// The messages of ONNX's schema that hold others, or a tensor.
+#[derive(Clone, Copy)]
+enum Message {
+    Model,
+    Graph,
+    Node,
+    Attribute,
+    Value,
+    Type,
+    Sequence,
+    Tensor,
+}
+
+impl Message {
+    /// The message in field `number`, where it is one of these.
+    fn child(self, number: u64) -> Option<Self> {
+        Some(match (self, number) {
+            (Self::Model, 7) | (Self::Attribute, 6 | 11) => Self::Graph,
+            (Self::Graph, 1) => Self::Node,
+            (Self::Node, 5) => Self::Attribute,
+            (Self::Graph, 5) | (Self::Attribute, 5 | 10) => Self::Tensor,
+            (Self::Graph, 11..=13) => Self::Value,
+            (Self::Value, 2) | (Self::Sequence, 1) => Self::Type,
+            (Self::Type, 4) => Self::Sequence,
+            _ => return None,
+        })
+    }
+}
+
+/// Checks a model file: ONNX, whole, of bounded nesting, with its weights inside.
+pub(crate) fn check(blob: &[u8]) -> Result<(), LoadError> {
+    if blob.is_empty() {
+        return Err(invalid("the file is empty"));
+    }
+    let (mut version, mut graphs, mut operators) = (false, 0, false);
+    let mut fields = Fields(blob);
+    while let Some((number, field)) = fields.next()? {
+        match (number, field) {
+            (1, Field::Varint(_)) => version = true,
+            (7, Field::Bytes(_)) => graphs += 1,
+            (8, Field::Bytes(_)) => operators = true,
+            _ => {}
+        }
+    }
+    if !version || graphs != 1 || !operators {
+        return Err(invalid(
+            "the file is not ONNX: it lacks a version, a graph or an operator set",
+        ));
+    }
+    walk(Message::Model, blob, MAX_DEPTH)
+}
+
+fn walk(message: Message, bytes: &[u8], depth: u32) -> Result<(), LoadError> {
+    let Some(deeper) = depth.checked_sub(1) else {
+        return Err(invalid("its graphs nest too deep"));
+    };
+    let mut fields = Fields(bytes);
+    while let Some((number, field)) = fields.next()? {
+        match (message, number, field) {
+            (Message::Tensor, 13, Field::Bytes(_)) | (Message::Tensor, 14, Field::Varint(1..)) => {
+                return Err(LoadError::UnsupportedModel {
+                    reason: "the model keeps weights in another file".into(),
+                    advice: "save it again with all weights inside".into(),
+                });
+            }
+            (_, _, Field::Bytes(inner)) => {
+                if let Some(child) = message.child(number) {
+                    walk(child, inner, deeper)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn invalid(reason: &str) -> LoadError {
+    LoadError::InvalidModel {
+        reason: reason.into(),
+    }
+}
+
+enum Field<'a> {
+    Varint(u64),
+    Fixed,
+    Bytes(&'a [u8]),
+}
+
+/// The fields of one protobuf message, in the file's order.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn next(&mut self) -> Result<Option<(u64, Field<'a>)>, LoadError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let field = self.field();
+        field
+            .map(Some)
+            .ok_or_else(|| invalid("the file ends early or is damaged"))
+    }
+
+    fn field(&mut self) -> Option<(u64, Field<'a>)> {
+        let tag = self.varint()?;
+        let field = match tag & 7 {
+            0 => Field::Varint(self.varint()?),
+            1 => self.take(8).map(|_| Field::Fixed)?,
+            2 => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                Field::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Field::Fixed)?,
+            _ => return None,
+        };
+        Some((tag >> 3, field))
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0_u64;
+        for shift in (0..70).step_by(7) {
+            let (&byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+}

@@ -1,0 +1,406 @@
+//! The queue, the threads and the registry, on a backend that does as it is told.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::{DType, Digest, Signature, TenantId, Tensor, TensorSpec, UsageCell};
+use inference::{
+    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Options, Runner,
+    Target,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A backend whose runs wait to be let go, one by one.
+#[derive(Default)]
+struct Scripted {
+    loads: AtomicUsize,
+    failing_loads: AtomicUsize,
+    /// Says `run` when a run begins and `end` when a runner is dropped.
+    events: Mutex<Option<mpsc::Sender<&'static str>>>,
+    gate: Arc<Mutex<Option<mpsc::Receiver<Act>>>>,
+}
+
+enum Act {
+    Answer,
+    Panic,
+}
+
+struct ScriptedGraph {
+    signature: Signature,
+    events: Option<mpsc::Sender<&'static str>>,
+    gate: Arc<Mutex<Option<mpsc::Receiver<Act>>>>,
+}
+
+struct ScriptedRunner {
+    events: Option<mpsc::Sender<&'static str>>,
+    gate: Option<mpsc::Receiver<Act>>,
+}
+
+impl Backend for Scripted {
+    fn probe(&self) -> Caps {
+        let info = BackendInfo {
+            name: "scripted",
+            version: "1".into(),
+            device: "gpu:0".into(),
+            precision: "fast",
+        };
+        Caps {
+            info,
+            targets: vec![Target::Gpu],
+            interruptible: false,
+        }
+    }
+
+    fn load(&self, _: &Bytes, _: Target, cpu_ns: &mut u64) -> Result<Box<dyn Graph>, LoadError> {
+        *cpu_ns += 1_000_000_000;
+        self.loads.fetch_add(1, SeqCst);
+        if self
+            .failing_loads
+            .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
+            panic!("told to");
+        }
+        let spec = TensorSpec {
+            name: "x".into(),
+            dtype: DType::U8,
+            shape: vec![None],
+        };
+        let signature = Signature {
+            inputs: vec![spec.clone()],
+            outputs: vec![spec],
+        };
+        let events = self.events.lock().unwrap().clone();
+        Ok(Box::new(ScriptedGraph {
+            signature,
+            events,
+            gate: Arc::clone(&self.gate),
+        }))
+    }
+}
+
+impl Graph for ScriptedGraph {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn cost(&self, _: &[Vec<u32>]) -> u64 {
+        0
+    }
+
+    fn runner(&self) -> Result<Box<dyn Runner>, LoadError> {
+        Ok(Box::new(ScriptedRunner {
+            events: self.events.clone(),
+            gate: self.gate.lock().unwrap().take(),
+        }))
+    }
+}
+
+impl Runner for ScriptedRunner {
+    fn drive(&mut self, serve: &mut (dyn FnMut(&mut dyn Runner) + Send)) {
+        serve(self);
+    }
+
+    fn run(
+        &mut self,
+        inputs: &[Tensor],
+        _: &CancellationToken,
+        cpu_ns: &mut u64,
+    ) -> Result<Vec<Tensor>, ComputeError> {
+        *cpu_ns += 1_000_000_000;
+        if let Some(events) = &self.events {
+            events.send("run").unwrap();
+        }
+        match self.gate.as_ref().map(|gate| gate.recv().unwrap()) {
+            Some(Act::Panic) => panic!("told to"),
+            Some(Act::Answer) | None => Ok(inputs.to_vec()),
+        }
+    }
+}
+
+impl Drop for ScriptedRunner {
+    fn drop(&mut self) {
+        if let Some(events) = &self.events {
+            let _ = events.send("end");
+        }
+    }
+}
+
+struct Stage {
+    backend: Arc<Scripted>,
+    inference: Inference,
+    events: mpsc::Receiver<&'static str>,
+    go: mpsc::Sender<Act>,
+}
+
+impl Stage {
+    fn new(queue_capacity: usize) -> Self {
+        let (say, events) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        let backend = Arc::new(Scripted {
+            events: Mutex::new(Some(say)),
+            gate: Arc::new(Mutex::new(Some(gate))),
+            ..Scripted::default()
+        });
+        let options = Options {
+            queue_capacity,
+            ..Options::default()
+        };
+        let inference = Inference::with_backends(options, vec![Arc::clone(&backend) as Arc<dyn Backend>]);
+        Self {
+            backend,
+            inference,
+            events,
+            go,
+        }
+    }
+
+    async fn load(&self, tenant: u128, cell: &UsageCell) -> Result<Arc<GraphHandle>, LoadError> {
+        let blob = model();
+        self.inference
+            .load(tenant_of(tenant), Digest::of(&blob), blob, Target::Gpu, cell)
+            .await
+    }
+
+    /// Waits for the next event; hung threads fail the test instead of stopping it.
+    fn event(&self) -> &'static str {
+        self.events.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+}
+
+fn tenant_of(n: u128) -> TenantId {
+    TenantId(uuid::Uuid::from_u128(n))
+}
+
+/// The least that the scan lets pass: a version, an empty graph, an empty operator set.
+fn model() -> Bytes {
+    Bytes::from_static(&[1 << 3, 8, 7 << 3 | 2, 0, 8 << 3 | 2, 0])
+}
+
+fn x(value: u8) -> Vec<Tensor> {
+    vec![Tensor::new("x", DType::U8, vec![1], vec![value]).unwrap()]
+}
+
+type Answer = tokio::task::JoinHandle<Result<Vec<Tensor>, ComputeError>>;
+
+/// A call in a task of its own, its usage and its token.
+fn call(graph: &Arc<GraphHandle>, value: u8) -> (Answer, Arc<UsageCell>, CancellationToken) {
+    let (cell, cancel) = (Arc::new(UsageCell::default()), CancellationToken::new());
+    let (graph, task_cell, task_cancel) = (Arc::clone(graph), Arc::clone(&cell), cancel.clone());
+    let answer = tokio::spawn(async move { graph.compute(x(value), task_cell, task_cancel).await });
+    (answer, cell, cancel)
+}
+
+fn runs(cell: &UsageCell) -> u64 {
+    cell.snapshot().work.iter().map(|work| work.runs).sum()
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_a_cancelled_place_is_free_again() {
+    let stage = Stage::new(2);
+    let graph = stage.load(1, &UsageCell::default()).await.unwrap();
+    let (running, running_cell, _) = call(&graph, 1);
+    tokio::task::yield_now().await;
+    assert_eq!(stage.event(), "run");
+    // On this runtime of one thread, a spawned call takes its place when the test yields.
+    let (second, second_cell, cancel) = call(&graph, 2);
+    let (third, _, _) = call(&graph, 3);
+    tokio::task::yield_now().await;
+    let full = graph
+        .compute(x(4), Arc::default(), CancellationToken::new())
+        .await;
+    assert_eq!(full, Err(ComputeError::QueueFull { waiting: 2 }));
+
+    // It leaves at once, while the first still runs, and has used nothing.
+    cancel.cancel();
+    assert_eq!(second.await.unwrap(), Err(ComputeError::Cancelled));
+    assert_eq!(runs(&second_cell), 0);
+    let (fourth, _, _) = call(&graph, 4);
+    tokio::task::yield_now().await;
+
+    for _ in 0..3 {
+        stage.go.send(Act::Answer).unwrap();
+    }
+    assert_eq!(running.await.unwrap().unwrap(), x(1));
+    assert_eq!(third.await.unwrap().unwrap(), x(3));
+    assert_eq!(fourth.await.unwrap().unwrap(), x(4));
+    assert_eq!(runs(&running_cell), 1);
+    // The cancelled call was never run.
+    assert_eq!((stage.event(), stage.event()), ("run", "run"));
+    assert!(stage.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_dropped_call_frees_its_place() {
+    let stage = Stage::new(1);
+    let graph = stage.load(1, &UsageCell::default()).await.unwrap();
+    let (running, _, _) = call(&graph, 1);
+    tokio::task::yield_now().await;
+    assert_eq!(stage.event(), "run");
+    let (waiting, cell, _) = call(&graph, 2);
+    tokio::task::yield_now().await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    let (next, _, _) = call(&graph, 3);
+    tokio::task::yield_now().await;
+    stage.go.send(Act::Answer).unwrap();
+    stage.go.send(Act::Answer).unwrap();
+    assert_eq!(running.await.unwrap().unwrap(), x(1));
+    assert_eq!(next.await.unwrap().unwrap(), x(3));
+    assert_eq!(runs(&cell), 0);
+}
+
+#[tokio::test]
+async fn a_call_cancelled_while_it_runs_returns_with_its_usage_complete() {
+    let stage = Stage::new(1);
+    let graph = stage.load(1, &UsageCell::default()).await.unwrap();
+    let (mut answer, cell, cancel) = call(&graph, 1);
+    tokio::task::yield_now().await;
+    assert_eq!(stage.event(), "run");
+    cancel.cancel();
+    let early = ended(&mut answer).await;
+    assert!(early.is_none(), "it returned before its run had ended: {early:?}");
+    stage.go.send(Act::Answer).unwrap();
+    assert_eq!(answer.await.unwrap(), Err(ComputeError::Cancelled));
+    let usage = cell.snapshot();
+    assert_eq!((usage.work[0].runs, usage.work[0].rows), (1, 1));
+    assert!(
+        usage.work[0].cpu_ns >= 1_000_000_000,
+        "other threads' time counts"
+    );
+    assert_eq!(
+        (usage.work[0].backend.as_str(), usage.work[0].device.as_str()),
+        ("scripted 1", "gpu:0")
+    );
+    // A token that fired before is refused before it queues.
+    assert_eq!(
+        graph.compute(x(1), Arc::clone(&cell), cancel).await,
+        Err(ComputeError::Cancelled)
+    );
+    assert_eq!(runs(&cell), 1);
+}
+
+/// Lets everything that can go on do so, then looks whether `answer` is there.
+async fn ended(answer: &mut Answer) -> Option<Result<Vec<Tensor>, ComputeError>> {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    if answer.is_finished() {
+        Some(answer.await.unwrap())
+    } else {
+        None
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_call_alone() {
+    let stage = Stage::new(8);
+    let graph = stage.load(1, &UsageCell::default()).await.unwrap();
+    stage.go.send(Act::Panic).unwrap();
+    stage.go.send(Act::Answer).unwrap();
+    let cell = Arc::new(UsageCell::default());
+    let error = graph
+        .compute(x(1), Arc::clone(&cell), CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error,
+        ComputeError::Backend {
+            reason: "it panicked: told to".into()
+        }
+    );
+    assert_eq!(runs(&cell), 1, "what it used before it panicked is recorded");
+    assert_eq!(
+        graph.compute(x(2), cell, CancellationToken::new()).await.unwrap(),
+        x(2)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn loads_of_the_same_graph_are_one() {
+    let stage = Stage::new(1).backend;
+    let inference =
+        Inference::with_backends(Options::default(), vec![Arc::clone(&stage) as Arc<dyn Backend>]);
+    let blob = model();
+    let loads = (0..16).map(|i| {
+        let (inference, blob) = (inference.clone(), blob.clone());
+        tokio::spawn(async move {
+            let cell = UsageCell::default();
+            let digest = Digest::of(&blob);
+            let graph = inference
+                .load(tenant_of(i % 2), digest, blob, Target::Gpu, &cell)
+                .await
+                .unwrap();
+            (i % 2, graph, cell.snapshot().cpu_ns)
+        })
+    });
+    let mut loaded = Vec::new();
+    for load in loads.collect::<Vec<_>>() {
+        loaded.push(load.await.unwrap());
+    }
+    assert_eq!(
+        stage.loads.load(SeqCst),
+        2,
+        "once for each tenant, never shared between them"
+    );
+    assert_eq!(inference.loaded(), 2);
+    for (tenant, graph, _) in &loaded {
+        assert!(
+            loaded
+                .iter()
+                .all(|(other, held, _)| Arc::ptr_eq(graph, held) == (tenant == other))
+        );
+    }
+    // Whoever loaded carries the time of it, the others none.
+    assert_eq!(
+        loaded
+            .iter()
+            .filter(|(_, _, cpu_ns)| *cpu_ns >= 1_000_000_000)
+            .count(),
+        2
+    );
+    assert_eq!(loaded.iter().filter(|(_, _, cpu_ns)| *cpu_ns == 0).count(), 14);
+}
+
+#[tokio::test]
+async fn a_failed_load_is_an_error_once_and_costs() {
+    let stage = Stage::new(1);
+    stage.backend.failing_loads.store(1, SeqCst);
+    let cell = UsageCell::default();
+    let error = stage.load(1, &cell).await.unwrap_err();
+    assert_eq!(
+        error,
+        LoadError::Backend {
+            reason: "it panicked: told to".into()
+        }
+    );
+    assert!(cell.snapshot().cpu_ns > 0, "a failure costs too");
+    assert!(stage.load(1, &cell).await.is_ok(), "a failure is not kept");
+    assert_eq!(stage.backend.loads.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_thread_ends_with_the_last_handle() {
+    let stage = Stage::new(1);
+    let graph = stage.load(1, &UsageCell::default()).await.unwrap();
+    let again = stage.load(1, &UsageCell::default()).await.unwrap();
+    assert!(Arc::ptr_eq(&graph, &again));
+    assert_eq!(stage.inference.loaded(), 1);
+    drop(again);
+    stage.go.send(Act::Answer).unwrap();
+    assert_eq!(
+        graph
+            .compute(x(1), Arc::default(), CancellationToken::new())
+            .await
+            .unwrap(),
+        x(1)
+    );
+    assert_eq!(stage.event(), "run");
+    drop(graph);
+    assert_eq!(stage.event(), "end");
+    assert_eq!(stage.inference.loaded(), 0);
+}

@@ -1,0 +1,241 @@
+//! A compiled pipeline, and its calls.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use domain::{InvocationId, Limits, Outcome, Signature, Tensor, UsageCell};
+use inference::GraphHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Engine, Store, UpdateDeadline};
+
+use crate::bindings::PipelinePre;
+use crate::bindings::wattle::pipeline::types as wit;
+use crate::convert::{MAX_MESSAGE_BYTES, cut};
+use crate::engine::Ticker;
+use crate::guard::{Guard, metered};
+use crate::state::{State, count_fuel};
+use crate::{contract, convert, nn, outcome};
+
+/// How much fuel a guest burns between two looks at what it burnt. Without it a tight loop that is stopped
+/// from outside would be found to have burnt nothing.
+const FUEL_SLICE: u64 = 1_000_000;
+
+/// What a guest may pass at once beside its tensors: names, shapes, a log line.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// The graphs of a release, by the names that its guest uses.
+pub type Graphs = Arc<BTreeMap<String, Arc<GraphHandle>>>;
+
+/// All that a call brings besides its request.
+#[derive(Clone)]
+pub struct Invocation {
+    /// Its id, for the log.
+    pub invocation: InvocationId,
+    /// What it may use.
+    pub limits: Limits,
+    /// Where its use is written, while it runs and to the end.
+    pub cell: Arc<UsageCell>,
+    /// Fires when the caller goes away.
+    pub cancel: CancellationToken,
+    /// When it must have ended.
+    pub deadline: Instant,
+    /// The release's graphs.
+    pub graphs: Graphs,
+    /// The release's settings.
+    pub settings: Arc<BTreeMap<String, String>>,
+}
+
+/// What a guest is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The caller's own id, or one that was made for it.
+    pub id: String,
+    /// The inputs; the caller has checked them against the signature.
+    pub inputs: Vec<Tensor>,
+    /// The outputs that are wanted; all if empty.
+    pub outputs: Vec<String>,
+    /// Names and JSON texts.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// What a guest answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response {
+    /// The outputs: those that were wanted, in that order. Their lengths fit their shapes; whether they fit
+    /// the signature is the caller's to check.
+    pub outputs: Vec<Tensor>,
+    /// Names and JSON texts.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// Why a call gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Failure {
+    /// What is recorded; never [`Outcome::Ok`].
+    pub outcome: Outcome,
+    /// The guest's own code for [`Outcome::GuestFailure`], else the outcome's.
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+    /// Whether the same call may succeed later.
+    pub retryable: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(outcome: Outcome, message: impl Into<String>) -> Self {
+        let code = outcome.as_str().to_owned();
+        // It may quote a guest.
+        let message = cut(message.into(), MAX_MESSAGE_BYTES);
+        Self {
+            outcome,
+            code,
+            message,
+            retryable: false,
+        }
+    }
+
+    fn host(error: &wasmtime::Error) -> Self {
+        tracing::error!(error = format!("{error:#}"), "a call could not be prepared");
+        Self {
+            retryable: true,
+            ..Self::new(Outcome::HostFault, "the call could not be prepared")
+        }
+    }
+}
+
+/// A component that is compiled and linked, ready to be called. It holds no state of any call.
+pub struct Pipeline {
+    exports: PipelinePre<State>,
+    ticker: Arc<Ticker>,
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").finish_non_exhaustive()
+    }
+}
+
+/// A linker of everything that a pipeline may import.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    contract::add_to_linker(&mut linker)?;
+    nn::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+impl Pipeline {
+    /// Links a component; fails where the types of its imports or exports are not the contract's.
+    pub(crate) fn link(
+        linker: &Linker<State>,
+        component: &Component,
+        ticker: Arc<Ticker>,
+    ) -> wasmtime::Result<Self> {
+        Ok(Self {
+            exports: PipelinePre::new(linker.instantiate_pre(component)?)?,
+            ticker,
+        })
+    }
+
+    /// Asks the guest what it takes and gives.
+    ///
+    /// # Errors
+    /// Any outcome but `Ok`. The invocation's cell is complete in either case.
+    pub async fn describe(&self, invocation: Invocation) -> Result<Signature, Failure> {
+        let call = async |store: &mut Store<State>| {
+            let guest = self.exports.instantiate_async(&mut *store).await?;
+            guest.wattle_pipeline_handler().call_describe(store).await
+        };
+        match self.run(invocation, call).await? {
+            Ok(signature) => convert::signature(signature),
+            Err(failure) => Err(convert::failure(failure)),
+        }
+    }
+
+    /// Asks the guest to answer one call, in a fresh store. Bytes of the request's tensors and of the
+    /// answer's enter the cell.
+    ///
+    /// # Errors
+    /// Any outcome but `Ok`. The invocation's cell is complete in either case.
+    pub async fn infer(&self, request: Request, invocation: Invocation) -> Result<Response, Failure> {
+        let (cell, limits) = (Arc::clone(&invocation.cell), invocation.limits.clone());
+        cell.add_bytes_in(tensor_bytes(&request.inputs));
+        let call = async |store: &mut Store<State>| {
+            let guest = self.exports.instantiate_async(&mut *store).await?;
+            let (inputs, parameters) = (
+                convert::inputs(&request),
+                convert::parameters(&request.parameters),
+            );
+            let outputs: Vec<&str> = request.outputs.iter().map(String::as_str).collect();
+            let request = wit::Request {
+                id: &request.id,
+                inputs: &inputs,
+                outputs: &outputs,
+                parameters: &parameters,
+            };
+            guest.wattle_pipeline_handler().call_infer(store, request).await
+        };
+        match self.run(invocation, call).await? {
+            Ok(answer) => {
+                let response = metered(&cell, || convert::response(answer, &request.outputs, &limits))?;
+                cell.add_bytes_out(tensor_bytes(&response.outputs));
+                Ok(response)
+            }
+            Err(failure) => Err(convert::failure(failure)),
+        }
+    }
+
+    /// Makes a store, drives `call` in it, counts what is left to count and drops the store.
+    async fn run<T>(
+        &self,
+        invocation: Invocation,
+        call: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
+        let _ticking = self.ticker.guard();
+        let cell = Arc::clone(&invocation.cell);
+        let guard = Arc::new(Guard::new(invocation.deadline, invocation.cancel.clone()));
+        let mut store = metered(&cell, || self.store(&invocation, Arc::clone(&guard)))
+            .map_err(|error| Failure::host(&error))?;
+        let result = guard.drive(&cell, call(&mut store)).await;
+        count_fuel(&mut store);
+        metered(&cell, move || {
+            let result = result.map_err(|error| {
+                tracing::debug!(error = format!("{error:?}"), invocation = %invocation.invocation, "a call ended");
+                outcome::failure(&error, store.data())
+            });
+            drop(store);
+            result
+        })
+    }
+
+    fn store(&self, invocation: &Invocation, guard: Arc<Guard>) -> wasmtime::Result<Store<State>> {
+        let limits = &invocation.limits;
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let mut store = Store::new(self.exports.engine(), State::new(invocation, guard));
+        store.limiter(|state| &mut state.limiter);
+        store.set_fuel(limits.fuel)?;
+        store.fuel_async_yield_interval(Some(FUEL_SLICE))?;
+        store.set_hostcall_fuel(bytes(limits.tensor_bytes.saturating_add(SMALL_BYTES)));
+        // Twice as many: a borrow counts here beside the handle that it borrows, and the table of the
+        // host's resources, with the very limit, should be the first to fill.
+        store.set_max_component_handles(bytes(limits.handles.saturating_mul(2)));
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut store| {
+            count_fuel(&mut store);
+            match store.data().guard.look() {
+                Some(stop) => Err(stop.into()),
+                // Not `Yield`: it comes back before its neighbours have had their turn.
+                None => Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))),
+            }
+        });
+        Ok(store)
+    }
+}
+
+fn tensor_bytes(tensors: &[Tensor]) -> u64 {
+    tensors.iter().map(|tensor| tensor.data().len() as u64).sum()
+}

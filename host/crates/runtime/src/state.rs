@@ -1,0 +1,125 @@
+//! What the host keeps for one call: the data of its store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use domain::{Limits, Outcome, UsageCell};
+use wasmtime::component::{Resource, ResourceTable};
+use wasmtime::{AsContextMut, StoreContextMut, Trap};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::guard::Guard;
+use crate::limits::Limiter;
+use crate::outcome::Stop;
+use crate::pipeline::{Graphs, Invocation};
+use crate::wasi::{self, Notes};
+
+/// Fuel for one call of `wasi:nn` or `wattle:pipeline`.
+pub(crate) const FUEL_PER_CALL: u64 = 1_000;
+/// Bytes that such a call moves for one unit of fuel.
+const BYTES_PER_FUEL: u64 = 8;
+/// Multiply-accumulates of a graph for one unit of fuel.
+const MACS_PER_FUEL: u64 = 1_000;
+
+pub(crate) struct State {
+    pub(crate) wasi: WasiCtx,
+    pub(crate) table: ResourceTable,
+    pub(crate) limiter: Limiter,
+    pub(crate) limits: Limits,
+    pub(crate) cell: Arc<UsageCell>,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) graphs: Graphs,
+    pub(crate) settings: Arc<BTreeMap<String, String>>,
+    pub(crate) notes: Notes,
+    /// What a graph said when it failed for reasons that are not the guest's.
+    pub(crate) graph_fault: Option<String>,
+    tensor_bytes: u64,
+    /// Fuel that the cell knows of.
+    counted_fuel: u64,
+}
+
+impl State {
+    pub(crate) fn new(invocation: &Invocation, guard: Arc<Guard>) -> Self {
+        let limits = invocation.limits.clone();
+        let notes = Notes::new(invocation.invocation, limits.log_bytes);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(usize::try_from(limits.handles).unwrap_or(usize::MAX));
+        Self {
+            wasi: wasi::context(&notes),
+            table,
+            limiter: Limiter::new(&limits, Arc::clone(&invocation.cell)),
+            limits,
+            cell: Arc::clone(&invocation.cell),
+            guard,
+            graphs: Arc::clone(&invocation.graphs),
+            settings: Arc::clone(&invocation.settings),
+            notes,
+            graph_fault: None,
+            tensor_bytes: 0,
+            counted_fuel: 0,
+        }
+    }
+
+    /// Counts tensor bytes that the host holds from now on for the guest.
+    pub(crate) fn hold(&mut self, bytes: u64) -> wasmtime::Result<()> {
+        let (held, limit) = (self.tensor_bytes.saturating_add(bytes), self.limits.tensor_bytes);
+        if held > limit {
+            let message = format!("the host may hold {limit} tensor bytes for the guest, not {held}");
+            return Err(Stop::new(Outcome::TensorsExceeded, message).into());
+        }
+        self.tensor_bytes = held;
+        Ok(())
+    }
+
+    /// Counts tensor bytes that the host holds no longer.
+    pub(crate) fn release(&mut self, bytes: u64) {
+        self.tensor_bytes = self.tensor_bytes.saturating_sub(bytes);
+    }
+
+    /// Drops a resource of the guest's.
+    pub(crate) fn forget<T: Send + 'static>(&mut self, rep: u32) -> wasmtime::Result<()> {
+        self.table.delete(Resource::<T>::new_own(rep))?;
+        Ok(())
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+/// The fuel of a host call that moves `bytes` between guest and host.
+pub(crate) fn call_fuel(bytes: u64) -> u64 {
+    FUEL_PER_CALL + bytes.div_ceil(BYTES_PER_FUEL)
+}
+
+/// The fuel of a graph's run.
+pub(crate) fn graph_fuel(macs: u64) -> u64 {
+    macs.div_ceil(MACS_PER_FUEL)
+}
+
+/// Takes fuel for a host call before its work is done; too little left ends the call.
+pub(crate) fn charge(store: &mut StoreContextMut<'_, State>, fuel: u64) -> wasmtime::Result<()> {
+    let left = store.get_fuel()?;
+    store.set_fuel(left.saturating_sub(fuel))?;
+    count_fuel(&mut *store);
+    if fuel > left {
+        Err(Trap::OutOfFuel.into())
+    } else {
+        Ok(())
+    }
+}
+
+/// Brings the cell's fuel up to date.
+pub(crate) fn count_fuel(mut store: impl AsContextMut<Data = State>) {
+    let mut store = store.as_context_mut();
+    let left = store.get_fuel().unwrap_or_default();
+    let state = store.data_mut();
+    let burnt = state.limits.fuel.saturating_sub(left);
+    state.cell.add_fuel(burnt.saturating_sub(state.counted_fuel));
+    state.counted_fuel = state.counted_fuel.max(burnt);
+}
