@@ -1,0 +1,336 @@
+//! Everything that a running host holds, built once and passed to all.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use db::Db;
+use domain::attribution::Rate;
+use domain::energy::Reading;
+use domain::posting::{Posting, Slice};
+use domain::{NodeId, Usage};
+use energy::{ActivityProbe, Meter};
+use inference::Inference;
+use journal::Journal;
+use runtime::{CompilerCommand, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::Blobs;
+use crate::clock::Clock;
+use crate::config::{JournalMode, ServeArgs};
+use crate::flow::admit::Admission;
+use crate::flow::live::Live;
+use crate::flow::recover::{Restart, recover};
+use crate::flow::releases::Releases;
+use crate::flow::seal::{Seal, post};
+use crate::keys::{self, Keys};
+use crate::metrics::Metrics;
+use crate::{flow, secret_file};
+
+/// A running host.
+pub struct App {
+    /// What it was told.
+    pub config: ServeArgs,
+    /// Time and ids.
+    pub clock: Arc<dyn Clock>,
+    /// Postgres.
+    pub db: Db,
+    /// Uploads.
+    pub blobs: Blobs,
+    /// Usage and postings until Postgres has them.
+    pub journal: Journal,
+    /// The sandbox.
+    pub runtime: Runtime,
+    /// Graphs.
+    pub inference: Inference,
+    /// Calls that are not final.
+    pub live: Live,
+    /// Places and queues.
+    pub admission: Admission,
+    /// Bearer keys.
+    pub keys: Keys,
+    /// Releases in memory.
+    pub releases: Releases,
+    /// Counters for operators.
+    pub metrics: Metrics,
+    /// The threads on which guests run, apart from those that serve HTTP.
+    pub guests: tokio::runtime::Handle,
+    /// This node.
+    pub node: NodeId,
+    meter: String,
+    rate: Mutex<Rate>,
+    rate_known: AtomicBool,
+    draining: AtomicBool,
+}
+
+/// What the host is built on: replaced in tests.
+pub struct Ground {
+    /// Time and ids.
+    pub clock: Arc<dyn Clock>,
+    /// The energy meter.
+    pub meter: Box<dyn Meter>,
+    /// Who used the CPU.
+    pub probe: ActivityProbe,
+    /// Postgres, migrated.
+    pub db: Db,
+    /// The threads for guests.
+    pub guests: tokio::runtime::Handle,
+    /// The program that compiles components.
+    pub compiler: CompilerCommand,
+}
+
+/// The tasks of a running host; ended by [`Tasks::drain`].
+pub struct Tasks {
+    stop: CancellationToken,
+    give_up: CancellationToken,
+    seal: JoinHandle<()>,
+    post: JoinHandle<()>,
+    revocations: JoinHandle<()>,
+}
+
+/// What keeps a host from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("the data directory {path}: {error}")]
+    Data {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The sandbox.
+    #[error(transparent)]
+    Runtime(#[from] runtime::RuntimeError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] journal::JournalError),
+    /// The meter.
+    #[error(transparent)]
+    Meter(#[from] energy::MeterError),
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] db::DbError),
+    /// The blob store.
+    #[error(transparent)]
+    Blob(#[from] crate::blobs::BlobError),
+    /// Recovery.
+    #[error(transparent)]
+    Recover(#[from] flow::Error),
+}
+
+impl App {
+    /// Opens the data directory, recovers what a crash left, and starts metering.
+    pub async fn start(config: ServeArgs, mut ground: Ground) -> Result<(Arc<Self>, Tasks), StartError> {
+        let data = config.data_dir();
+        let folder = |name: &str| make_dir(&data.join(name));
+        let (journal, recovered) = Journal::open(&folder("journal")?, journal_options(&config))?;
+        let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;
+        let node = node_id(&ground, &config).await?;
+
+        ground.meter.resume(&recovered.last_readings);
+        let readings = ground.meter.read()?;
+        let activity = ground.probe.read()?;
+        let restart = Restart {
+            node,
+            epoch: ground.clock.epoch(),
+            at: ground.clock.now(),
+            boot_id: energy::boot_id()?,
+            readings,
+        };
+        let head = ground
+            .db
+            .writer_tx()
+            .await?
+            .posting_head(node)
+            .await?
+            .map(|head| head.hash);
+        let start = recover(&journal, recovered, restart, head).await?;
+
+        let app = Arc::new(Self {
+            blobs: Blobs::open(&folder("blobs")?)?,
+            runtime: Runtime::new(runtime_options(
+                &config,
+                folder("compiled")?,
+                mac_key,
+                ground.compiler,
+            ))?,
+            inference: Inference::new(inference::Options::default()),
+            live: Live::default(),
+            admission: Admission::new(config.concurrency),
+            keys: Keys::open(&data).map_err(|error| StartError::Data {
+                path: shown(&data),
+                error,
+            })?,
+            releases: Releases::default(),
+            metrics: Metrics::default(),
+            guests: ground.guests,
+            meter: ground.meter.describe(),
+            rate: Mutex::default(),
+            rate_known: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            clock: ground.clock,
+            db: ground.db,
+            config,
+            journal,
+            node,
+        });
+        let seal = Seal::new(ground.meter, ground.probe, activity, start.sealer);
+        let tasks = Tasks::spawn(&app, seal, start.undrained);
+        Ok((app, tasks))
+    }
+
+    /// The meter in words.
+    pub fn meter(&self) -> &str {
+        &self.meter
+    }
+
+    /// Learns from a slice what CPU time costs now.
+    pub fn observe(&self, before: &[Reading], slice: &Slice) {
+        self.rate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe(before, slice);
+        self.rate_known.store(true, Relaxed);
+    }
+
+    /// What `usage` will probably cost, in microjoules; none before the first slice.
+    pub fn provisional_uj(&self, usage: &Usage) -> Option<u64> {
+        self.rate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .provisional_uj(usage)
+    }
+
+    /// Whether the host takes calls: a provisional figure can be given, and it is not going down.
+    pub fn ready(&self) -> bool {
+        self.rate_known.load(Relaxed) && !self.draining() && self.journal.poisoned().is_none()
+    }
+
+    /// Whether the host is going down.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Refuses new calls from now on.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+}
+
+impl Tasks {
+    /// Begins to cut slices and to post windows, `undrained` postings first.
+    fn spawn(app: &Arc<App>, seal: Seal, undrained: Vec<Posting>) -> Self {
+        let (send, receive) = mpsc::unbounded_channel();
+        for posting in undrained {
+            // The receiver is right here.
+            let _ = send.send(posting);
+        }
+        let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
+        Self {
+            seal: tokio::spawn(seal.run(app.clone(), send, stop.clone())),
+            post: tokio::spawn(post(app.clone(), receive, give_up.clone())),
+            revocations: tokio::spawn(keys::heed_revocations(app.clone())),
+            stop,
+            give_up,
+        }
+    }
+
+    /// Waits for the running calls, seals the last window and posts it, each within a bounded time.
+    pub async fn drain(self, app: &App) {
+        app.begin_drain();
+        self.revocations.abort();
+        let patience = Duration::from_secs(app.config.drain_s);
+        let ended = tokio::time::timeout(patience, async {
+            while app.live.running() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        if ended.await.is_err() {
+            tracing::warn!(
+                calls = app.live.running(),
+                "calls were still running when the drain ended"
+            );
+        }
+        self.stop.cancel();
+        let mut seal = self.seal;
+        if tokio::time::timeout(patience, &mut seal).await.is_err() {
+            tracing::warn!("the last window could not be sealed: the next start does it from the journal");
+            seal.abort();
+        }
+        let mut post = self.post;
+        if tokio::time::timeout(patience, &mut post).await.is_err() {
+            self.give_up.cancel();
+            let _ = post.await;
+        }
+        if let Err(error) = app.journal.flush().await {
+            tracing::error!(%error, "the journal could not be flushed");
+        }
+    }
+}
+
+/// How the journal is kept.
+pub fn journal_options(config: &ServeArgs) -> journal::Options {
+    journal::Options {
+        mode: match config.journal {
+            JournalMode::Standard => journal::Mode::Standard,
+            JournalMode::Strict => journal::Mode::Strict,
+        },
+        segment_bytes: 64 << 20,
+        max_bytes: config.journal_max_mib << 20,
+        keep: Duration::from_secs(6 * 3600),
+    }
+}
+
+fn runtime_options(
+    config: &ServeArgs,
+    compiled_dir: std::path::PathBuf,
+    mac_key: [u8; 32],
+    compiler: CompilerCommand,
+) -> runtime::Options {
+    let compile_limits = runtime::CompileLimits::default();
+    runtime::Options {
+        compiled_dir,
+        mac_key,
+        max_concurrency: config.concurrency,
+        compiler,
+        compile_limits,
+    }
+}
+
+/// The node's id: minted when its name is first seen in the database.
+async fn node_id(ground: &Ground, config: &ServeArgs) -> Result<NodeId, StartError> {
+    let mut tx = ground.db.admin_tx().await?;
+    let node = tx
+        .node_ensure(NodeId(ground.clock.mint()), config.node.as_str())
+        .await?;
+    tx.commit().await?;
+    Ok(node)
+}
+
+fn make_dir(path: &Path) -> Result<std::path::PathBuf, StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|error| StartError::Data {
+        path: shown(path),
+        error,
+    })?;
+    Ok(path.to_owned())
+}
+
+fn secret(path: &Path) -> Result<[u8; 32], StartError> {
+    secret_file::key(path).map_err(|error| StartError::Data {
+        path: shown(path),
+        error,
+    })
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

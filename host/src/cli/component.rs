@@ -1,0 +1,63 @@
+//! `wattle component`
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use domain::Name;
+
+use super::client::Client;
+use super::output::{self, Column, Style};
+
+/// What to do with components; needs a key of the tenant.
+#[derive(Subcommand, Debug)]
+pub enum ComponentCommand {
+    /// Upload a revision: the host checks and compiles it. The same bytes are the same revision.
+    Push {
+        /// The component's name.
+        name: Name,
+        /// The WebAssembly file.
+        file: PathBuf,
+    },
+    /// The tenant's components, or the revisions of one.
+    List {
+        /// Only this one.
+        name: Option<Name>,
+    },
+}
+
+/// Does it.
+pub async fn run(command: ComponentCommand, client: &Client, json: bool) -> anyhow::Result<()> {
+    match command {
+        ComponentCommand::Push { name, file } => {
+            let path = format!("/api/v1/components/{name}/revisions");
+            let (revision, created) = client.upload(&path, &file).await?;
+            if json {
+                return output::say_json(&revision);
+            }
+            let digest = revision["revision"].as_str().unwrap_or_default();
+            let news = if created { "published" } else { "was there already" };
+            Ok(output::say(format_args!("{name}@{digest} {news}"))?)
+        }
+        ComponentCommand::List { name: Some(name) } => {
+            let revisions = client
+                .list(&format!("/api/v1/components/{name}/revisions"), None)
+                .await?;
+            let columns = [
+                Column("revision", "/revision", Style::Text),
+                Column("size", "/bytes", Style::Bytes),
+                Column("uploaded (UTC)", "/created_at", Style::Instant),
+            ];
+            output::list(&revisions, &columns, json)
+        }
+        ComponentCommand::List { name: None } => {
+            let components = client.list("/api/v1/components", None).await?;
+            let columns = [
+                Column("component", "/component", Style::Text),
+                Column("revisions", "/revisions", Style::Number),
+                Column("newest", "/newest", Style::Text),
+                Column("uploaded (UTC)", "/uploaded_at", Style::Instant),
+            ];
+            output::list(&components, &columns, json)
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! `wattle doctor`
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::output::{self, say};
+use crate::config::ServeArgs;
+
+/// Takes the flags of `serve`; exits with 1 if serving with them would fail.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    serve: Box<ServeArgs>,
+}
+
+/// How a finding bears on serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    Good,
+    Note,
+    Bad,
+}
+
+impl Mark {
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Good => "✓",
+            Self::Note => "·",
+            Self::Bad => "✗",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Note => "note",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+struct Finding {
+    mark: Mark,
+    subject: &'static str,
+    words: String,
+}
+
+fn finding(mark: Mark, subject: &'static str, words: impl Into<String>) -> Finding {
+    Finding {
+        mark,
+        subject,
+        words: words.into(),
+    }
+}
+
+/// Looks at everything and says it in words.
+pub async fn run(args: DoctorArgs, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
+    let up = client.is_up("/v2/health/live").await;
+    let mut findings = vec![
+        machine(),
+        flags(&args.serve),
+        database(&args.serve),
+        data(&args.serve),
+    ];
+    findings.extend(addresses(&args.serve, up));
+    findings.push(if up {
+        finding(Mark::Good, "host", format!("one answers at {}", client.url()))
+    } else {
+        finding(Mark::Note, "host", format!("none answers at {}", client.url()))
+    });
+    findings.push(meter(&args.serve).await);
+    findings.push(guests());
+    let bad = findings
+        .iter()
+        .filter(|finding| finding.mark == Mark::Bad)
+        .count();
+    if json {
+        output::say_json(&as_json(&findings, bad == 0))?;
+    } else {
+        for Finding { mark, subject, words } in &findings {
+            say(format_args!("{} {subject:<10} {words}", mark.sign()))?;
+        }
+        say(match bad {
+            0 => "\n`wattle serve` would start.".to_owned(),
+            count => format!("\n`wattle serve` would fail: mend the {count} marked ✗."),
+        })?;
+    }
+    Ok(if bad == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn as_json(findings: &[Finding], ok: bool) -> Value {
+    let findings = findings.iter().map(
+        |Finding { mark, subject, words }| json!({ "mark": mark.word(), "subject": subject, "words": words }),
+    );
+    json!({ "ok": ok, "findings": findings.collect::<Vec<_>>() })
+}
+
+fn machine() -> Finding {
+    let system = rustix::system::uname();
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let [name, release, kind] =
+        [system.sysname(), system.release(), system.machine()].map(|text| text.to_string_lossy());
+    finding(
+        Mark::Good,
+        "machine",
+        format!("{cpus} CPU(s), {name} {release} on {kind}"),
+    )
+}
+
+fn flags(serve: &ServeArgs) -> Finding {
+    match serve.check() {
+        Ok(()) => finding(Mark::Good, "flags", "they fit together"),
+        Err(error) => finding(Mark::Bad, "flags", error.to_string()),
+    }
+}
+
+fn database(serve: &ServeArgs) -> Finding {
+    const SUBJECT: &str = "Postgres";
+    if serve.database_url.is_some() {
+        return finding(
+            Mark::Note,
+            SUBJECT,
+            "DATABASE_URL names one: the host starts none of its own",
+        );
+    }
+    if let Some(dir) = &serve.pg_bin {
+        let (mark, words) = match dir.join("postgres").is_file() && dir.join("initdb").is_file() {
+            true => (Mark::Good, "has postgres and initdb"),
+            false => (Mark::Bad, "has no postgres or no initdb: mend --pg-bin"),
+        };
+        return finding(mark, SUBJECT, format!("{} {words}", dir.display()));
+    }
+    match postgres::discover() {
+        Ok(found) => finding(
+            Mark::Good,
+            SUBJECT,
+            format!("{} in {}", found.major, found.bin_dir.display()),
+        ),
+        Err(error) => finding(Mark::Bad, SUBJECT, error.to_string()),
+    }
+}
+
+fn data(serve: &ServeArgs) -> Finding {
+    let dir = serve.data_dir();
+    let shown = dir.display();
+    // Nothing is made here: the nearest folder that exists decides.
+    let existing = dir.ancestors().map(|path| {
+        if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        }
+    });
+    let Some(existing) = existing.into_iter().find(|path| path.exists()) else {
+        return finding(Mark::Bad, "data", format!("{shown}: no part of this path exists"));
+    };
+    match tempfile::tempfile_in(existing) {
+        Ok(_) if existing == dir => finding(Mark::Good, "data", format!("{shown} can be written")),
+        Ok(_) => finding(
+            Mark::Good,
+            "data",
+            format!("{shown} can be made in {}", existing.display()),
+        ),
+        Err(error) => {
+            let next = "give another with --data, or its rights to this user";
+            finding(
+                Mark::Bad,
+                "data",
+                format!("{shown} cannot be written ({error}): {next}"),
+            )
+        }
+    }
+}
+
+/// Addresses that are taken keep a host from serving, unless it is the one that answers there.
+fn addresses(serve: &ServeArgs, up: bool) -> Vec<Finding> {
+    let taken = |address: &std::net::SocketAddr| match TcpListener::bind(address) {
+        Ok(_) => None,
+        Err(_) if up => None,
+        Err(error) => Some(finding(
+            Mark::Bad,
+            "address",
+            format!("{address}: {error}; choose another"),
+        )),
+    };
+    [serve.listen, serve.admin_listen]
+        .iter()
+        .filter_map(taken)
+        .collect()
+}
+
+/// Which meter is in use, and how sure it is: the operators' listener says it without a key.
+async fn meter(serve: &ServeArgs) -> Finding {
+    let rapl = Path::new("/sys/class/powercap/intel-rapl:0/energy_uj").exists();
+    let counter = if rapl {
+        "the CPU has a counter (RAPL)"
+    } else {
+        "no energy counter of the CPU is visible"
+    };
+    let ready = match Client::new(&format!("http://{}", serve.admin_listen), None) {
+        Ok(operators) => operators.get("/readyz").await.unwrap_or_default(),
+        Err(_) => Value::Null,
+    };
+    match ready["meter"].as_str() {
+        Some(meter) => finding(Mark::Good, "meter", format!("{meter}; {counter}")),
+        None => finding(
+            Mark::Note,
+            "meter",
+            format!("{counter}; a running host says which meter it uses"),
+        ),
+    }
+}
+
+/// What is there to build pipelines with: serving needs none of it.
+fn guests() -> Finding {
+    let libraries = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", "wasm32-wasip2"])
+        .output();
+    let libraries = libraries
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok());
+    if libraries.is_some_and(|path| !path.trim().is_empty() && Path::new(path.trim()).is_dir()) {
+        return finding(Mark::Good, "guests", "rustc builds components (wasm32-wasip2)");
+    }
+    let hint =
+        "to build pipelines: `rustup target add wasm32-wasip2`, or in this repository `cargo xtask guests`";
+    finding(Mark::Note, "guests", hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        doctor: DoctorArgs,
+    }
+
+    fn serve(flags: &[&str]) -> ServeArgs {
+        *Flags::parse_from([&["doctor"], flags].concat()).doctor.serve
+    }
+
+    #[test]
+    fn what_would_keep_a_host_from_serving_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("a/b").display().to_string();
+        assert_eq!(data(&serve(&["--data", &inside])).mark, Mark::Good);
+        assert_eq!(data(&serve(&["--data", "/proc/nowhere"])).mark, Mark::Bad);
+        assert_eq!(flags(&serve(&["--listen", "0.0.0.0:1"])).mark, Mark::Bad);
+        let embedded = ServeArgs {
+            database_url: None,
+            ..serve(&["--pg-bin", &inside])
+        };
+        assert_eq!(database(&embedded).mark, Mark::Bad);
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let args = serve(&["--listen", &address, "--admin-listen", "127.0.0.1:0"]);
+        assert_eq!(addresses(&args, false).len(), 1);
+        assert!(addresses(&args, true).is_empty(), "a running host holds it");
+        drop(taken);
+    }
+}

@@ -1,0 +1,170 @@
+//! What goes wrong on the command line, and the exit codes of it.
+
+use std::io;
+use std::process::ExitCode;
+
+use reqwest::StatusCode;
+
+/// The host did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No answer came.
+    #[error("{url} does not answer ({cause})")]
+    Unreachable {
+        /// The host's address.
+        url: String,
+        /// The innermost cause.
+        cause: String,
+    },
+    /// The host said no.
+    #[error("{detail} [{code}, HTTP {status}{}]", receipt.as_ref().map(|id| format!(", receipt {id}")).unwrap_or_default())]
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// The stable code, or `unknown`.
+        code: String,
+        /// For people.
+        detail: String,
+        /// The receipt, where a call was accepted and failed: it has a cost.
+        receipt: Option<String>,
+    },
+    /// An answer that this version does not understand.
+    #[error("the host's answer to {path} is not what this version expects: {cause}")]
+    Unexpected {
+        /// What was asked.
+        path: String,
+        /// Why it does not fit.
+        cause: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the key is missing or may not do this.
+    pub fn is_unauthorised(&self) -> bool {
+        matches!(self, Self::Refused { status, .. }
+            if matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
+
+    /// Whether a limit of the host, the tenant or the deployment refused it.
+    pub fn is_limit(&self) -> bool {
+        let Self::Refused { status, code, .. } = self else {
+            return false;
+        };
+        matches!(
+            *status,
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS
+        ) || code.ends_with("_exceeded")
+            || matches!(code.as_str(), "fuel_exhausted" | "queue_timeout")
+    }
+
+    /// Whether there is no such thing.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
+
+    /// What to do about it, where that is known.
+    pub fn next_step(&self) -> Option<&'static str> {
+        let Self::Refused { status, .. } = self else {
+            return matches!(self, Self::Unreachable { .. })
+                .then_some("start a host with `wattle serve`, or name one with --url or WATTLE_URL");
+        };
+        match *status {
+            _ if self.is_limit() => Some(
+                "send less or try again later; `wattle deploy … --limit` raises a deployment's own limits",
+            ),
+            StatusCode::UNAUTHORIZED => {
+                Some("give a valid key with --key or WATTLE_KEY; the first is in <data>/bootstrap-admin-key")
+            }
+            StatusCode::FORBIDDEN => {
+                Some("use a key whose role allows this; an admin makes one with `wattle key create`")
+            }
+            StatusCode::NOT_FOUND => Some("see what there is with the `list` subcommands"),
+            StatusCode::CONFLICT => Some("choose another name"),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                Some("try again in a moment; `wattle doctor` says what is missing")
+            }
+            status if status.is_server_error() => Some("the host's log says more, by the receipt's id"),
+            _ => None,
+        }
+    }
+}
+
+/// Wrong usage that only shows after parsing, such as a file that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+/// A [`UsageError`] that says `message`.
+pub fn usage(message: impl Into<String>) -> anyhow::Error {
+    UsageError(message.into()).into()
+}
+
+/// The exit code for `error`.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<UsageError>() {
+        return ExitCode::from(2);
+    }
+    match error.downcast_ref::<ClientError>() {
+        Some(error) if error.is_unauthorised() => ExitCode::from(3),
+        Some(error) if error.is_limit() => ExitCode::from(4),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Whether nobody reads on: `wattle receipt list | head` ends when `head` has enough, and has not failed.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, code: &str) -> ClientError {
+        let status = StatusCode::from_u16(status).unwrap();
+        ClientError::Refused {
+            status,
+            code: code.into(),
+            detail: "no".into(),
+            receipt: None,
+        }
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        for (error, unauthorised, limit) in [
+            (refused(401, "unauthorised"), true, false),
+            (refused(403, "forbidden"), true, false),
+            (refused(429, "queue_full"), false, true),
+            (refused(413, "body_too_large"), false, true),
+            (refused(503, "queue_timeout"), false, true),
+            (refused(422, "fuel_exhausted"), false, true),
+            (refused(504, "deadline_exceeded"), false, true),
+            (refused(404, "not_found"), false, false),
+            (refused(500, "internal"), false, false),
+        ] {
+            assert_eq!(
+                (error.is_unauthorised(), error.is_limit()),
+                (unauthorised, limit),
+                "{error}"
+            );
+            assert!(error.next_step().is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_help() {
+        for (error, code) in [
+            (anyhow::anyhow!("x"), ExitCode::FAILURE),
+            (usage("x"), ExitCode::from(2)),
+            (
+                anyhow::Error::from(refused(401, "unauthorised")).context("deploying"),
+                ExitCode::from(3),
+            ),
+            (refused(429, "queue_full").into(), ExitCode::from(4)),
+        ] {
+            assert_eq!(exit_code(&error), code, "{error:#}");
+        }
+    }
+}

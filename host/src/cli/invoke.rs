@@ -1,0 +1,141 @@
+//! `wattle invoke`
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use domain::Name;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::{Client, Reply, typed};
+use super::error::usage;
+use super::input::{Input, TensorMeta};
+use super::output::{self, energy, grouped, say};
+
+/// Calls a deployment and shows its answer and what it cost; needs a key of the tenant.
+#[derive(Args, Debug)]
+pub struct InvokeArgs {
+    /// The deployment.
+    name: Name,
+    /// An input: `x=[1,2,3]`, `x:FP32[1,3]=[1,2,3]`, or `file=@PATH` (BYTES or UINT8). Type and shape
+    /// that are left out come from the deployment.
+    #[arg(
+        long = "input",
+        value_name = "NAME[:DTYPE][[SHAPE]]=JSON|@FILE",
+        required_unless_present = "json_body"
+    )]
+    inputs: Vec<Input>,
+    /// A whole V2 request instead, from a file or from standard input (-).
+    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
+    json_body: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    inputs: Vec<TensorMeta>,
+}
+
+/// Does it.
+pub async fn run(args: InvokeArgs, client: &Client, json: bool) -> anyhow::Result<()> {
+    let body = match &args.json_body {
+        Some(path) => read_body(path)?,
+        None => {
+            let path = format!("/v2/models/{}", args.name);
+            let metadata: Metadata = typed(&path, client.get(&path).await?)?;
+            let tensors: Result<Vec<_>, _> = args
+                .inputs
+                .iter()
+                .map(|input| input.to_v2(&metadata.inputs, read_file))
+                .collect();
+            json!({ "inputs": tensors.map_err(usage)? })
+                .to_string()
+                .into_bytes()
+        }
+    };
+    let reply = client.infer(args.name.as_str(), body).await?;
+    if json {
+        return output::say_json(&as_json(&reply));
+    }
+    for tensor in reply.body["outputs"].as_array().into_iter().flatten() {
+        let text = |field: &str| tensor[field].as_str().unwrap_or_default();
+        say(format_args!(
+            "{} {} {}: {}",
+            text("name"),
+            text("datatype"),
+            tensor["shape"],
+            excerpt(&tensor["data"])
+        ))?;
+    }
+    let mut cost = vec![format!("receipt {}", reply.receipt)];
+    cost.extend(reply.energy_uj.map(|uj| format!("{} (provisional)", energy(uj))));
+    cost.extend(reply.fuel.map(|fuel| format!("{} fuel", grouped(fuel))));
+    cost.extend(
+        reply
+            .timing_ms
+            .iter()
+            .map(|(name, ms)| format!("{name} {ms:.2} ms")),
+    );
+    Ok(say(format_args!("— {}", cost.join(" · ")))?)
+}
+
+fn as_json(reply: &Reply) -> Value {
+    let timing: serde_json::Map<_, _> = reply
+        .timing_ms
+        .iter()
+        .map(|(name, ms)| (name.clone(), json!(ms)))
+        .collect();
+    json!({
+        "response": reply.body,
+        "receipt": reply.receipt,
+        "energy_uj": reply.energy_uj,
+        "fuel": reply.fuel,
+        "timing_ms": timing,
+    })
+}
+
+/// The first elements of a tensor's data, flat.
+fn excerpt(data: &Value) -> String {
+    const SHOWN: usize = 16;
+    let mut flat = Vec::new();
+    flatten(data, &mut flat);
+    let more = if flat.len() > SHOWN {
+        format!(" … {} in all", flat.len())
+    } else {
+        String::new()
+    };
+    let shown: Vec<_> = flat.iter().take(SHOWN).map(|value| value.to_string()).collect();
+    format!("{}{more}", shown.join(" "))
+}
+
+fn flatten<'a>(value: &'a Value, flat: &mut Vec<&'a Value>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| flatten(item, flat)),
+        other => flat.push(other),
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn read_body(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path != Path::new("-") {
+        return read_file(path).map_err(usage);
+    }
+    let mut body = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut body)?;
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_answers_are_cut_and_say_so() {
+        assert_eq!(excerpt(&json!([[1, 2], ["a", null]])), r#"1 2 "a" null"#);
+        let long = excerpt(&json!(vec![0; 100]));
+        assert!(long.ends_with("… 100 in all"), "{long}");
+    }
+}

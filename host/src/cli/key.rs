@@ -1,0 +1,84 @@
+//! `wattle key`
+
+use clap::Subcommand;
+use domain::{KeyId, Name, Role, TenantId};
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::client::Client;
+use super::output::{self, Column, Style};
+
+/// What to do with keys; needs an admin key.
+#[derive(Subcommand, Debug)]
+pub enum KeyCommand {
+    /// Make a key and show its secret, this once.
+    Create {
+        /// A name to know it by.
+        name: Name,
+        /// admin, billing, auditor, tenant:manage, tenant:invoke or tenant:read.
+        #[arg(long)]
+        role: Role,
+        /// The tenant's id, for the three tenant roles.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// When it ends to be valid, such as 2027-01-31T00:00:00Z.
+        #[arg(long, value_name = "RFC3339", value_parser = instant)]
+        expires_at: Option<OffsetDateTime>,
+    },
+    /// All keys, without their secrets.
+    List,
+    /// Refuse a key from now on.
+    Revoke {
+        /// The key's id.
+        id: KeyId,
+    },
+}
+
+fn instant(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|error| error.to_string())
+}
+
+/// Does it.
+pub async fn run(command: KeyCommand, client: &Client, json: bool) -> anyhow::Result<()> {
+    match command {
+        KeyCommand::Create {
+            name,
+            role,
+            tenant,
+            expires_at,
+        } => {
+            let expires_at = expires_at.map(|at| at.format(&Rfc3339)).transpose()?;
+            let body = json!({ "name": name, "role": role, "tenant": tenant, "expires_at": expires_at });
+            let key = client.post("/api/v1/keys", &body).await?;
+            if json {
+                return output::say_json(&key);
+            }
+            output::say(key["secret"].as_str().unwrap_or_default())?;
+            eprintln!(
+                "key {name} ({role}) is {}; its secret is shown only now",
+                key["id"].as_str().unwrap_or_default()
+            );
+            Ok(())
+        }
+        KeyCommand::List => {
+            let keys = client.list("/api/v1/keys", None).await?;
+            let columns = [
+                Column("name", "/name", Style::Text),
+                Column("role", "/role", Style::Text),
+                Column("id", "/id", Style::Text),
+                Column("tenant", "/tenant", Style::Text),
+                Column("expires (UTC)", "/expires_at", Style::Instant),
+                Column("revoked (UTC)", "/revoked_at", Style::Instant),
+            ];
+            output::list(&keys, &columns, json)
+        }
+        KeyCommand::Revoke { id } => {
+            client.delete(&format!("/api/v1/keys/{id}")).await?;
+            if json {
+                return output::say_json(&json!({ "revoked": id }));
+            }
+            Ok(output::say(format_args!("key {id} is refused from now on"))?)
+        }
+    }
+}

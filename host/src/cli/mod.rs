@@ -1,0 +1,193 @@
+//! The command line: a file per subcommand, all but `serve` and `doctor` over the public HTTP API.
+//!
+//! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
+
+mod api;
+mod client;
+mod component;
+mod demo;
+mod deploy;
+mod doctor;
+mod error;
+mod graph;
+mod input;
+mod invoke;
+mod key;
+mod ledger;
+mod output;
+mod receipt;
+mod spec;
+mod tenant;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::client::Client;
+use self::error::{ClientError, exit_code, is_broken_pipe};
+
+/// Hosts models for many tenants and accounts for every joule.
+#[derive(Parser, Debug)]
+#[command(name = "wattle", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What every subcommand takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.";
+
+/// Which host to ask, as whom, and how to print its answer.
+#[derive(Args, Clone)]
+pub struct Common {
+    /// Address of the host.
+    #[arg(
+        long,
+        global = true,
+        env = "WATTLE_URL",
+        default_value = "http://127.0.0.1:8700"
+    )]
+    pub url: String,
+    /// Bearer key.
+    #[arg(long, global = true, env = "WATTLE_KEY", hide_env_values = true)]
+    pub key: Option<String>,
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl std::fmt::Debug for Common {
+    /// Without the key: what is debugged may be logged.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Common")
+            .field("url", &self.url)
+            .field("json", &self.json)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the host until SIGTERM.
+    Serve(Box<crate::config::ServeArgs>),
+    /// Play a tenant's first minutes on a host of its own, and check the ledger against the meter.
+    Demo(demo::DemoArgs),
+    /// Say what this machine has, what it lacks, and which meter is in use.
+    Doctor(doctor::DoctorArgs),
+    /// Owners of everything billed.
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
+    /// Bearer keys: shown once, stored hashed.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// WebAssembly pipelines.
+    #[command(subcommand)]
+    Component(component::ComponentCommand),
+    /// Model files.
+    #[command(subcommand)]
+    Graph(graph::GraphCommand),
+    /// Create a deployment, or a new release of it.
+    Deploy(deploy::DeployArgs),
+    /// Call a deployment.
+    Invoke(invoke::InvokeArgs),
+    /// What a call used and what it cost.
+    Receipt(receipt::ReceiptArgs),
+    /// The books: joules and fuel by account, and whether they balance.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// Compile the component on standard input; the host starts this itself, with limits.
+    #[command(hide = true)]
+    CompileChild,
+}
+
+/// Does what the command line says and tells people on standard error what went wrong.
+///
+/// Not async, so that `serve` starts its own runtime and the child that compiles starts none.
+pub fn run(cli: Cli) -> ExitCode {
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wattle: {error:#}");
+            if let Some(next) = error
+                .downcast_ref::<ClientError>()
+                .and_then(ClientError::next_step)
+            {
+                eprintln!("  next: {next}");
+            }
+            exit_code(&error)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { common, command } = cli;
+    match command {
+        Command::Serve(args) => crate::serve(*args).map(|()| ExitCode::SUCCESS),
+        Command::CompileChild => {
+            runtime::compile_child()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(ask(common, command))
+        }
+    }
+}
+
+async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&common.url, common.key.clone())?;
+    match command {
+        Command::Demo(args) => return demo::run(args, common.json).await,
+        Command::Doctor(args) => return doctor::run(args, &client, common.json).await,
+        Command::Ledger(command) => return ledger::run(command, &client, common.json).await,
+        Command::Tenant(command) => tenant::run(command, &client, common.json).await?,
+        Command::Key(command) => key::run(command, &client, common.json).await?,
+        Command::Component(command) => component::run(command, &client, common.json).await?,
+        Command::Graph(command) => graph::run(command, &client, common.json).await?,
+        Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
+        Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
+        Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
+        Command::Serve(_) | Command::CompileChild => {} // `dispatch` has taken them
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_all_commands_may_stand_behind_the_subcommand() {
+        let cli = Cli::try_parse_from(["wattle", "receipt", "list", "--json", "--key", "s3cret"]).unwrap();
+        assert!(cli.common.json);
+        assert_eq!(cli.common.key.as_deref(), Some("s3cret"));
+        assert!(
+            !format!("{cli:?}").contains("s3cret"),
+            "a key must not be debugged"
+        );
+    }
+
+    #[test]
+    fn help_does_not_show_the_key() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(
+            help.contains("WATTLE_KEY") && !help.contains("WATTLE_KEY="),
+            "{help}"
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! `wattle receipt`
+
+use clap::{Args, Subcommand};
+use domain::InvocationId;
+
+use super::api::Receipt;
+use super::client::{Client, typed};
+use super::output::{self, Column, Style, bytes, energy, grouped, millis, say};
+
+/// Shows one receipt, or lists the latest; needs a key of the tenant.
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct ReceiptArgs {
+    /// The receipt's id: the reply to a call carries it as `wattle-receipt`.
+    id: Option<InvocationId>,
+    #[command(subcommand)]
+    command: Option<ReceiptCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+enum ReceiptCommand {
+    /// The tenant's receipts, latest first.
+    List {
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+}
+
+/// Does it.
+pub async fn run(args: ReceiptArgs, client: &Client, json: bool) -> anyhow::Result<()> {
+    if let Some(ReceiptCommand::List { limit }) = args.command {
+        return list(client, limit, json).await;
+    }
+    let Some(id) = args.id else {
+        return list(client, 20, json).await;
+    };
+    let path = format!("/api/v1/receipts/{id}");
+    let value = client.get(&path).await?;
+    if json {
+        return output::say_json(&value);
+    }
+    show(&typed(&path, value)?)
+}
+
+async fn list(client: &Client, limit: usize, json: bool) -> anyhow::Result<()> {
+    let receipts = client.list("/api/v1/receipts", Some(limit)).await?;
+    let columns = [
+        Column("receipt", "/id", Style::Text),
+        Column("kind", "/kind", Style::Text),
+        Column("deployment", "/deployment", Style::Text),
+        Column("outcome", "/outcome", Style::Text),
+        Column("fuel", "/fuel", Style::Number),
+        Column("CPU ms", "/cpu_ns", Style::Millis),
+        Column("model ms", "/model_ns", Style::Millis),
+        Column("energy", "/energy_uj", Style::Energy),
+        Column("state", "/state", Style::Text),
+    ];
+    output::list(&receipts, &columns, json)
+}
+
+fn show(receipt: &Receipt) -> anyhow::Result<()> {
+    for (name, value) in facts(receipt) {
+        say(format_args!("{name:<10} {value}"))?;
+    }
+    for work in &receipt.work {
+        let place = format!("{} on {}, {}", work.backend, work.device, work.precision);
+        let runs = format!(
+            "{} run(s), {} row(s), {} ms",
+            work.runs,
+            work.rows,
+            millis(work.cpu_ns)
+        );
+        say(format_args!(
+            "{:<10} {} by {place}: {runs}",
+            "work",
+            output::short_digest(&work.graph)
+        ))?;
+    }
+    if !receipt.lines.is_empty() {
+        say(lines(receipt).trim_fmt())?;
+    }
+    Ok(())
+}
+
+fn facts(receipt: &Receipt) -> [(&'static str, String); 10] {
+    let mut what = receipt.kind.clone();
+    if let (Some(deployment), Some(release)) = (&receipt.deployment, receipt.release) {
+        what = format!("{what} of {deployment}, release {release}");
+    }
+    let joules = match (receipt.energy_uj, receipt.provisional_energy_uj) {
+        (Some(uj), _) => energy(uj),
+        (None, Some(uj)) => format!("{}, provisional", energy(uj)),
+        (None, None) => "not known yet".to_owned(),
+    };
+    let schedule = receipt
+        .fuel_schedule
+        .map(|version| format!(" (schedule {version})"));
+    let optional = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), bytes);
+    [
+        ("receipt", format!("{} ({})", receipt.id, receipt.state)),
+        ("what", what),
+        (
+            "outcome",
+            receipt.outcome.clone().unwrap_or_else(|| "running".to_owned()),
+        ),
+        (
+            "started",
+            receipt.started_at.clone().unwrap_or_else(|| "–".to_owned()),
+        ),
+        ("energy", joules),
+        (
+            "fuel",
+            format!("{}{}", grouped(receipt.fuel), schedule.unwrap_or_default()),
+        ),
+        ("guest CPU", format!("{} ms", millis(receipt.cpu_ns))),
+        ("model CPU", format!("{} ms", millis(receipt.model_ns))),
+        (
+            "bytes",
+            format!(
+                "{} in, {} out",
+                optional(receipt.bytes_in),
+                optional(receipt.bytes_out)
+            ),
+        ),
+        (
+            "memory",
+            format!("{} at most", optional(receipt.peak_memory_bytes)),
+        ),
+    ]
+}
+
+/// The receipt's parts by window.
+fn lines(receipt: &Receipt) -> comfy_table::Table {
+    let headings = ["window", "from", "to", "fuel", "CPU ms", "model ms", "energy"];
+    let mut table = output::table(&headings, &[0, 3, 4, 5, 6]);
+    for line in &receipt.lines {
+        table.add_row([
+            line.posting.seq.to_string(),
+            line.from.clone(),
+            line.to.clone(),
+            grouped(line.fuel),
+            millis(line.cpu_ns),
+            millis(line.model_ns),
+            line.energy_uj.map_or_else(|| "–".to_owned(), energy),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,134 @@
+//! What the host is told at its start: flags, with the environment behind them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use domain::Name;
+
+/// Flags of `wattle serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Directory for everything that must survive [default: /var/lib/wattle as root, else ./.wattle].
+    #[arg(long, env = "WATTLE_DATA")]
+    pub data: Option<PathBuf>,
+    /// Address of the API.
+    #[arg(long, env = "WATTLE_LISTEN", default_value = "127.0.0.1:8700")]
+    pub listen: SocketAddr,
+    /// Address of livez, readyz and metrics.
+    #[arg(long, env = "WATTLE_ADMIN_LISTEN", default_value = "127.0.0.1:8701")]
+    pub admin_listen: SocketAddr,
+    /// Serve plain HTTP on an address that others can reach.
+    #[arg(long, env = "WATTLE_INSECURE")]
+    pub insecure: bool,
+    /// Postgres to use at run time, as the role wattle_host; without it the host runs its own.
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        requires = "database_owner_url"
+    )]
+    pub database_url: Option<String>,
+    /// The same Postgres as the owner, for migrations.
+    #[arg(long, env = "DATABASE_OWNER_URL", hide_env_values = true)]
+    pub database_owner_url: Option<String>,
+    /// Folder of the Postgres binaries for the host's own cluster [default: found].
+    #[arg(long, env = "WATTLE_PG_BIN")]
+    pub pg_bin: Option<PathBuf>,
+    /// The node's name in the ledger.
+    #[arg(long, env = "WATTLE_NODE", default_value = "local")]
+    pub node: Name,
+    /// What the journal waits for before a reply leaves.
+    #[arg(long, env = "WATTLE_JOURNAL", value_enum, default_value = "standard")]
+    pub journal: JournalMode,
+    /// Most bytes in the journal that Postgres has not taken yet, in MiB.
+    #[arg(long, env = "WATTLE_JOURNAL_MAX_MIB", default_value_t = 1024)]
+    pub journal_max_mib: u64,
+    /// Milliseconds between two readings of the meter.
+    #[arg(long, env = "WATTLE_SLICE_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=10_000))]
+    pub slice_ms: u64,
+    /// Slices in a window.
+    #[arg(long, env = "WATTLE_WINDOW_SLICES", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub window_slices: u64,
+    /// The name of the modelled meter's root; two hosts on a machine cannot both bill one root.
+    #[arg(long, env = "WATTLE_METER_ROOT", default_value = "modelled")]
+    pub meter_root: Name,
+    /// Watts of the machine with nothing to do, for the modelled meter.
+    #[arg(long, env = "WATTLE_METER_IDLE_W", requires = "meter_max_w")]
+    pub meter_idle_w: Option<f64>,
+    /// Watts of the machine with all to do, for the modelled meter.
+    #[arg(long, env = "WATTLE_METER_MAX_W", requires = "meter_idle_w")]
+    pub meter_max_w: Option<f64>,
+    /// Largest component that may be uploaded, in MiB.
+    #[arg(long, env = "WATTLE_COMPONENT_MAX_MIB", default_value_t = 64)]
+    pub component_max_mib: u64,
+    /// Largest graph that may be uploaded, in MiB.
+    #[arg(long, env = "WATTLE_GRAPH_MAX_MIB", default_value_t = 512)]
+    pub graph_max_mib: u64,
+    /// Largest body of a call, in MiB.
+    #[arg(long, env = "WATTLE_BODY_MAX_MIB", default_value_t = 32)]
+    pub body_max_mib: u64,
+    /// Invocations that run at once on this node.
+    #[arg(long, env = "WATTLE_CONCURRENCY", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub concurrency: u32,
+    /// Seconds that calls in flight get to end after SIGTERM.
+    #[arg(long, env = "WATTLE_DRAIN_S", default_value_t = 30)]
+    pub drain_s: u64,
+}
+
+/// When a record of usage counts as kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JournalMode {
+    /// When the kernel has it: survives a kill of the host.
+    Standard,
+    /// When the disk has it: survives a power cut.
+    Strict,
+}
+
+/// A start that makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Plain HTTP where others can listen.
+    #[error("{0} can be reached from other machines: put a TLS proxy before 127.0.0.1, or say --insecure")]
+    Insecure(SocketAddr),
+    /// A power model that falls.
+    #[error("--meter-idle-w {idle} and --meter-max-w {max} must both be above 0, the first below the second")]
+    PowerModel {
+        /// Idle watts given.
+        idle: f64,
+        /// Maximum watts given.
+        max: f64,
+    },
+}
+
+impl ServeArgs {
+    /// Checks what a flag alone cannot.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for address in [self.listen, self.admin_listen] {
+            if !address.ip().is_loopback() && !self.insecure {
+                return Err(ConfigError::Insecure(address));
+            }
+        }
+        match (self.meter_idle_w, self.meter_max_w) {
+            (Some(idle), Some(max)) if !(idle > 0.0 && max > idle && max < 1e6) => {
+                Err(ConfigError::PowerModel { idle, max })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        let by_default = || match rustix::process::geteuid().is_root() {
+            true => PathBuf::from("/var/lib/wattle"),
+            false => PathBuf::from(".wattle"),
+        };
+        self.data.clone().unwrap_or_else(by_default)
+    }
+
+    /// The time between two readings.
+    pub fn slice(&self) -> Duration {
+        Duration::from_millis(self.slice_ms)
+    }
+}

@@ -1,0 +1,83 @@
+//! A deployment without a component: its graph is served as it is.
+
+use std::sync::Arc;
+
+use domain::{Outcome, Tensor, usage};
+use inference::{ComputeError, GraphHandle};
+use runtime::{Failure, Invocation, Request, Response};
+
+use super::signature::failure;
+
+/// Runs the graph at the fuel that a guest's `compute` would cost, within the same limits.
+pub(super) async fn bare(
+    graph: &Arc<GraphHandle>,
+    request: Request,
+    inv: Invocation,
+) -> Result<Response, Failure> {
+    let moved = total_bytes(&request.inputs);
+    if moved > inv.limits.tensor_bytes {
+        let over = format!("the inputs have {moved} bytes: raise limits.tensor_bytes");
+        return Err(failure(Outcome::TensorsExceeded, over));
+    }
+    let fuel = usage::compute_fuel(graph.cost_macs(&shapes(graph, &request.inputs)), moved);
+    if fuel > inv.limits.fuel {
+        let over = format!("the graph costs {fuel} fuel: raise limits.fuel");
+        return Err(failure(Outcome::FuelExhausted, over));
+    }
+    inv.cell.add_fuel(fuel);
+    inv.cell.add_bytes_in(moved);
+    let outputs = compute(graph, request.inputs, &inv).await?;
+    let wanted = |tensor: &Tensor| {
+        request.outputs.is_empty() || request.outputs.iter().any(|name| name == tensor.name())
+    };
+    let outputs: Vec<_> = outputs.into_iter().filter(wanted).collect();
+    let bytes = total_bytes(&outputs);
+    if bytes > inv.limits.output_bytes {
+        let over = format!("the answer has {bytes} bytes: raise limits.output_bytes");
+        return Err(failure(Outcome::OutputExceeded, over));
+    }
+    inv.cell.add_bytes_out(bytes);
+    Ok(Response {
+        outputs,
+        parameters: Vec::new(),
+    })
+}
+
+/// A run that the deadline stops is waited for, so that what it used is known when the call ends.
+async fn compute(
+    graph: &Arc<GraphHandle>,
+    inputs: Vec<Tensor>,
+    inv: &Invocation,
+) -> Result<Vec<Tensor>, Failure> {
+    let mut running = Box::pin(graph.compute(inputs, inv.cell.clone(), inv.cancel.clone()));
+    let result = tokio::select! {
+        result = &mut running => result,
+        () = tokio::time::sleep_until(inv.deadline) => {
+            inv.cancel.cancel();
+            // Whatever it says now comes too late.
+            let _ = running.await;
+            let passed = format!("{} ms passed: raise limits.deadline_ms", inv.limits.deadline_ms);
+            return Err(failure(Outcome::DeadlineExceeded, passed));
+        }
+    };
+    result.map_err(|error| match error {
+        ComputeError::Cancelled => failure(Outcome::Cancelled, "the caller went away"),
+        error => Failure {
+            code: error.code().to_owned(),
+            ..failure(Outcome::ModelFailed, error)
+        },
+    })
+}
+
+/// The shapes of `inputs` in the order of the graph's signature, as its cost wants them.
+fn shapes(graph: &GraphHandle, inputs: &[Tensor]) -> Vec<Vec<u32>> {
+    let shape = |name: &str| inputs.iter().find(|tensor| tensor.name() == name);
+    let specs = graph.signature().inputs.iter();
+    specs
+        .filter_map(|spec| Some(shape(&spec.name)?.shape().to_vec()))
+        .collect()
+}
+
+fn total_bytes(tensors: &[Tensor]) -> u64 {
+    tensors.iter().map(|tensor| tensor.data().len() as u64).sum()
+}

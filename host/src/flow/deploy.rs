@@ -1,0 +1,181 @@
+//! Deploy: a named route gets an immutable, numbered release.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use db::{DbError, GraphRef, ReleaseSpec};
+use domain::posting::CallKind;
+use domain::{Digest, Limits, Name, Signature, TenantId, UsageCell};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::invoke::invocation;
+use super::metered::{call, metered};
+use super::publish::graded;
+use super::{Error, releases};
+use crate::app::App;
+
+/// What a release is to consist of.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// The code; without it the one graph is served as it is.
+    #[serde(default)]
+    pub component: Option<Pick>,
+    /// Graphs by the alias under which the guest loads them.
+    #[serde(default)]
+    pub graphs: BTreeMap<Name, Pick>,
+    /// What the guest reads through `config`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// What differs from the default limits.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// An upload by name, the newest unless a digest is given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pick {
+    /// The component's or graph's name.
+    pub name: Name,
+    /// Which upload.
+    #[serde(default, alias = "revision", alias = "version")]
+    pub digest: Option<Digest>,
+}
+
+/// Most graphs in a release.
+const GRAPHS: usize = 16;
+/// Most bytes of settings, keys and values together.
+const SETTINGS_BYTES: usize = 64 << 10;
+
+/// Makes a release of `deployment` and points the deployment to it.
+pub async fn release(
+    app: &Arc<App>,
+    tenant: TenantId,
+    deployment: &Name,
+    spec: Spec,
+    first: bool,
+) -> Result<Arc<db::Release>, Error> {
+    check(&spec)?;
+    let resolved = resolve(app, tenant, spec).await?;
+    let spec = prove(app, tenant, deployment, resolved).await?;
+    let mut tx = app.db.tenant_tx(tenant).await?;
+    let number = match first {
+        true => tx.deployment_create(deployment, &spec).await,
+        false => tx.release_insert(deployment, &spec).await,
+    };
+    let number = number.map_err(|error| match error {
+        DbError::Conflict { .. } => Error::Exists {
+            what: "deployment",
+            name: deployment.to_string(),
+        },
+        DbError::NotFound(_) => Error::not_found("deployment", deployment),
+        other => other.into(),
+    })?;
+    tx.commit().await?;
+    app.releases.forget(tenant, deployment);
+    app.releases.row(app, tenant, deployment, Some(number)).await
+}
+
+fn check(spec: &Spec) -> Result<(), Error> {
+    spec.limits
+        .check(&Limits::CEILING)
+        .map_err(|error| Error::invalid(format!("limits.{}", error.field), &error))?;
+    if spec.component.is_none() && spec.graphs.len() != 1 {
+        return Err(Error::invalid(
+            "graphs",
+            "a deployment without a component serves exactly one graph",
+        ));
+    }
+    if spec.graphs.len() > GRAPHS {
+        return Err(Error::invalid(
+            "graphs",
+            format!("a release holds at most {GRAPHS} graphs"),
+        ));
+    }
+    let settings_bytes: usize = spec
+        .settings
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if settings_bytes > SETTINGS_BYTES {
+        return Err(Error::invalid(
+            "settings",
+            format!("keys and values are over {SETTINGS_BYTES} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+/// Names become digests, once and for all; the signature is still to be asked.
+async fn resolve(app: &App, tenant: TenantId, spec: Spec) -> Result<ReleaseSpec, Error> {
+    let mut tx = app.db.tenant_tx(tenant).await?;
+    let component = match &spec.component {
+        None => None,
+        Some(Pick { name, digest }) => {
+            let found = match digest {
+                Some(digest) => tx.revision_get(name, *digest).await?,
+                None => tx.revision_newest(name).await?,
+            };
+            let found = found.ok_or_else(|| Error::not_found("component", name))?;
+            Some((name.clone(), found.digest))
+        }
+    };
+    let mut graphs = BTreeMap::new();
+    for (alias, Pick { name, digest }) in spec.graphs {
+        let found = match digest {
+            Some(digest) => tx.graph_version_get(&name, digest).await?,
+            None => tx.graph_version_newest(&name).await?,
+        };
+        let version = found.ok_or_else(|| Error::not_found("graph", &name))?.digest;
+        graphs.insert(alias.into(), GraphRef { name, version });
+    }
+    let (settings, limits) = (spec.settings, spec.limits);
+    Ok(ReleaseSpec {
+        component,
+        graphs,
+        settings,
+        limits,
+        signature: Signature::default(),
+    })
+}
+
+/// Loads everything and asks the component to describe itself: a release that cannot start is refused.
+async fn prove(
+    app: &Arc<App>,
+    tenant: TenantId,
+    deployment: &Name,
+    spec: ReleaseSpec,
+) -> Result<ReleaseSpec, Error> {
+    let call = call(app, CallKind::Deploy, tenant, Some((deployment, 0)));
+    let id = call.invocation;
+    let host = app.clone();
+    let work = move |cell: Arc<UsageCell>| async move {
+        let describe = async {
+            let component = spec.component.as_ref().map(|(_, digest)| *digest);
+            let body = releases::body(&host, tenant, component, &spec.graphs, &cell).await?;
+            let limits = releases::describe_limits(&spec.limits);
+            let settings = Arc::new(spec.settings.clone());
+            let inv = invocation(
+                id,
+                &limits,
+                &cell,
+                CancellationToken::new(),
+                body.graphs(),
+                settings,
+            );
+            let signature = body.describe(inv).await.map_err(|failure| Error::Failed {
+                invocation: id,
+                outcome: failure.outcome,
+                code: failure.code,
+                message: format!("the component's describe() failed: {}", failure.message),
+                retryable: failure.retryable,
+            })?;
+            Ok(ReleaseSpec { signature, ..spec })
+        };
+        graded(describe.await)
+    };
+    let (proven, _) = metered(app, call, work).await?;
+    proven.ok_or(Error::Internal)?
+}

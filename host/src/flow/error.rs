@@ -1,0 +1,130 @@
+//! What can go wrong in a use case; `http::problem` turns each into an answer.
+
+use domain::{InvocationId, Outcome};
+
+/// A use case that could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The key is missing, unknown, expired or revoked.
+    #[error("send a valid key as `authorization: Bearer <key>`")]
+    Unauthorised,
+    /// The key may not do this.
+    #[error("this needs a key with the role {0}")]
+    Forbidden(&'static str),
+    /// The bootstrap key is refused once another admin key exists.
+    #[error("the bootstrap key is only for making the first admin key: use an admin key")]
+    BootstrapSpent,
+    /// The tenant is suspended or closed.
+    #[error("the tenant is {0}: its calls are refused and its data is kept")]
+    TenantInactive(String),
+    /// There is no such thing, or it is another tenant's.
+    #[error("there is no {what} '{name}'")]
+    NotFound {
+        /// The kind of thing.
+        what: &'static str,
+        /// How it was named.
+        name: String,
+    },
+    /// It is there already.
+    #[error("{what} '{name}' exists already")]
+    Exists {
+        /// The kind of thing.
+        what: &'static str,
+        /// How it was named.
+        name: String,
+    },
+    /// A field that does not fit.
+    #[error("{field}: {message}")]
+    Invalid {
+        /// The field, as a path into the body.
+        field: String,
+        /// What is wrong and what would fit.
+        message: String,
+    },
+    /// A body over its cap.
+    #[error("the body is over {limit_bytes} bytes")]
+    TooLarge {
+        /// The cap.
+        limit_bytes: u64,
+    },
+    /// An upload that is no pipeline.
+    #[error(transparent)]
+    Inspect(#[from] runtime::InspectError),
+    /// A component that does not compile here.
+    #[error(transparent)]
+    Compile(#[from] runtime::CompileError),
+    /// A graph that does not load.
+    #[error(transparent)]
+    Load(#[from] inference::LoadError),
+    /// A graph that does not take the call's tensors.
+    #[error(transparent)]
+    Compute(#[from] inference::ComputeError),
+    /// Too many calls of the tenant wait.
+    #[error("{queue} calls of this tenant wait already: try again in a second")]
+    QueueFull {
+        /// The bound.
+        queue: u64,
+    },
+    /// The call would start after its deadline.
+    #[error("no place was free within {deadline_ms} ms: try again later or raise limits.deadline_ms")]
+    QueueTimeout {
+        /// The deadline.
+        deadline_ms: u64,
+    },
+    /// Postgres has been away for so long that the journal has no room for the records of new calls.
+    #[error("the journal is filling because Postgres does not take its windows: try again later")]
+    JournalFilling,
+    /// The journal cannot be written, so that no call could be recorded.
+    #[error("the host cannot keep records of calls: the operator must look after its disk and restart it")]
+    JournalBroken,
+    /// The host is going down.
+    #[error("the host is draining: try again in a moment")]
+    Draining,
+    /// An accepted call that did not answer; it has a receipt.
+    #[error("{message}")]
+    Failed {
+        /// The receipt.
+        invocation: InvocationId,
+        /// How it ended.
+        outcome: Outcome,
+        /// The guest's own code for a guest failure, else the outcome's.
+        code: String,
+        /// For the caller.
+        message: String,
+        /// Whether trying again may help.
+        retryable: bool,
+    },
+    /// The ledger cannot keep a record, so nothing is run.
+    #[error(transparent)]
+    Journal(#[from] journal::JournalError),
+    /// Postgres failed.
+    #[error(transparent)]
+    Db(#[from] db::DbError),
+    /// The blob store failed.
+    #[error(transparent)]
+    Blob(#[from] crate::blobs::BlobError),
+    /// The machine failed us.
+    #[error("input or output failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// A task of the host panicked or was cut off.
+    #[error("the host failed")]
+    Internal,
+}
+
+impl Error {
+    /// A field that does not fit.
+    pub fn invalid(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::Invalid {
+            field: field.into(),
+            message: message.to_string(),
+        }
+    }
+
+    /// A thing that is not there.
+    pub fn not_found(what: &'static str, name: impl ToString) -> Self {
+        Self::NotFound {
+            what,
+            name: name.to_string(),
+        }
+    }
+}

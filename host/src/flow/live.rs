@@ -1,0 +1,159 @@
+//! The calls of this node that have not reached the ledger yet: running, ended, awaiting their window.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domain::posting::{Call, Claim, Finished, Posting};
+use domain::{InvocationId, Usage, UsageCell};
+
+/// Running calls by invocation, and what ended since the last slice was cut.
+#[derive(Default)]
+pub struct Live {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: HashMap<InvocationId, Running>,
+    ended: Vec<Ended>,
+    /// Answered, but not final yet: what a receipt is made from until its posting is in Postgres.
+    pending: HashMap<InvocationId, Pending>,
+}
+
+struct Running {
+    call: Call,
+    cell: Arc<UsageCell>,
+    claimed: Usage,
+}
+
+struct Ended {
+    finished: Finished,
+    claimed: Usage,
+}
+
+/// An ended call whose last line is not in the ledger yet.
+#[derive(Clone)]
+pub struct Pending {
+    /// The journalled record.
+    pub finished: Finished,
+    /// The figure in the reply, in microjoules.
+    pub provisional_uj: Option<u64>,
+}
+
+impl Live {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `call` runs and adds to `cell`.
+    pub fn begin(&self, call: Call, cell: Arc<UsageCell>) {
+        let running = Running {
+            call,
+            cell,
+            claimed: Usage::default(),
+        };
+        self.state().running.insert(running.call.invocation, running);
+    }
+
+    /// Notes that a call ended with its record in the journal.
+    pub fn end(&self, finished: Finished, provisional_uj: Option<u64>) {
+        let mut state = self.state();
+        let invocation = finished.call.invocation;
+        let claimed = state
+            .running
+            .remove(&invocation)
+            .map(|running| running.claimed)
+            .unwrap_or_default();
+        state.pending.insert(
+            invocation,
+            Pending {
+                finished: finished.clone(),
+                provisional_uj,
+            },
+        );
+        state.ended.push(Ended { finished, claimed });
+    }
+
+    /// Cuts a slice: what every call used since the last cut.
+    pub fn cut(&self) -> Vec<Claim> {
+        let mut state = self.state();
+        let ended = std::mem::take(&mut state.ended).into_iter().map(|ended| Claim {
+            usage: ended.finished.usage.since(&ended.claimed),
+            outcome: Some(ended.finished.outcome),
+            call: ended.finished.call,
+        });
+        let mut claims: Vec<Claim> = ended.collect();
+        for running in state.running.values_mut() {
+            let now = running.cell.snapshot();
+            let usage = now.since(&running.claimed);
+            if now != running.claimed {
+                claims.push(Claim {
+                    call: running.call.clone(),
+                    usage,
+                    outcome: None,
+                });
+                running.claimed = now;
+            }
+        }
+        claims
+    }
+
+    /// The record of a call that ended but is not final.
+    pub fn pending(&self, invocation: InvocationId) -> Option<Pending> {
+        self.state().pending.get(&invocation).cloned()
+    }
+
+    /// Forgets the calls that `posting` made final.
+    pub fn posted(&self, posting: &Posting) {
+        let mut state = self.state();
+        for line in posting.lines.iter().filter(|line| line.outcome.is_some()) {
+            state.pending.remove(&line.call.invocation);
+        }
+    }
+
+    /// Calls that run now.
+    pub fn running(&self) -> usize {
+        self.state().running.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::{Outcome, TenantId};
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    #[test]
+    fn claims_add_up_to_what_was_used() {
+        let live = Live::default();
+        let call = Call {
+            invocation: InvocationId(Uuid::from_u128(1)),
+            kind: domain::posting::CallKind::Infer,
+            tenant: TenantId(Uuid::from_u128(2)),
+            deployment: None,
+            release: None,
+            started_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        let cell = Arc::new(UsageCell::default());
+        live.begin(call.clone(), cell.clone());
+        assert!(
+            live.cut().is_empty(),
+            "a call that used nothing yet claims nothing"
+        );
+        cell.add_fuel(5);
+        assert_eq!(live.cut()[0].usage.fuel, 5);
+        cell.add_fuel(2);
+        live.end(
+            Finished {
+                call,
+                outcome: Outcome::Ok,
+                usage: cell.snapshot(),
+            },
+            None,
+        );
+        let claims = live.cut();
+        assert_eq!((claims[0].usage.fuel, claims[0].outcome), (2, Some(Outcome::Ok)));
+        assert!(live.cut().is_empty());
+    }
+}

@@ -1,0 +1,85 @@
+//! A call in a task of its own, with a live usage cell, recorded however it ends.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use domain::posting::{Call, CallKind, Finished};
+use domain::{Name, Outcome, TenantId, UsageCell};
+use futures::FutureExt as _;
+use journal::Record;
+
+use super::Error;
+use crate::app::App;
+use crate::fault;
+
+/// A recorded call: what the reply says of it.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The journalled record.
+    pub finished: Finished,
+    /// The provisional energy in microjoules, once a slice has taught what use costs; the final figure
+    /// comes with the window.
+    pub provisional_uj: Option<u64>,
+}
+
+/// A call that is admitted now.
+pub fn call(app: &App, kind: CallKind, tenant: TenantId, deployment: Option<(&Name, u32)>) -> Call {
+    Call {
+        invocation: app.clock.invocation(),
+        kind,
+        tenant,
+        deployment: deployment.map(|(name, _)| name.clone()),
+        release: deployment.map(|(_, release)| release),
+        started_at: app.clock.now(),
+    }
+}
+
+/// Runs `work` for `call` on the guests' threads and journals what it used before this returns.
+///
+/// The task goes on when the caller goes away, so the record is made all the same; whoever wants the
+/// work itself to end early cancels it through a token of its own. A panic becomes a host fault.
+pub async fn metered<T, F>(
+    app: &Arc<App>,
+    call: Call,
+    work: impl FnOnce(Arc<UsageCell>) -> F,
+) -> Result<(Option<T>, Recorded), Error>
+where
+    T: Send + 'static,
+    F: Future<Output = (Outcome, T)> + Send + 'static,
+{
+    let cell = Arc::new(UsageCell::default());
+    app.live.begin(call.clone(), cell.clone());
+    let work = work(cell.clone());
+    let host = app.clone();
+    let task = app.guests.spawn(async move {
+        let (outcome, value) = match AssertUnwindSafe(work).catch_unwind().await {
+            Ok((outcome, value)) => (outcome, Some(value)),
+            Err(_panic) => {
+                tracing::error!(invocation = %call.invocation, "a call panicked in the host");
+                (Outcome::HostFault, None)
+            }
+        };
+        let finished = Finished {
+            call,
+            outcome,
+            usage: cell.snapshot(),
+        };
+        record(&host, finished).await.map(|recorded| (value, recorded))
+    });
+    task.await.map_err(|_| Error::Internal)?
+}
+
+/// Journals an ended call, then lets the next slice claim it.
+async fn record(app: &App, finished: Finished) -> Result<Recorded, Error> {
+    let provisional_uj = app.provisional_uj(&finished.usage);
+    let journalled = app.journal.append(&Record::Finished(finished.clone())).await;
+    fault::point("after-journal");
+    app.metrics.ended(&finished);
+    // Also when the journal failed and no reply leaves: the next slice still claims what was used.
+    app.live.end(finished.clone(), provisional_uj);
+    journalled?;
+    Ok(Recorded {
+        finished,
+        provisional_uj,
+    })
+}

@@ -1,0 +1,16 @@
+//! The use cases, each straight down its file.
+
+pub mod admit;
+mod bare;
+pub mod deploy;
+pub mod error;
+pub mod invoke;
+pub mod live;
+pub mod metered;
+pub mod publish;
+pub mod recover;
+pub mod releases;
+pub mod seal;
+mod signature;
+
+pub use error::Error;

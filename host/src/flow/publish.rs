@@ -1,0 +1,110 @@
+//! Publish: an upload becomes a revision, or a version of a graph.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domain::posting::CallKind;
+use domain::{Digest, InvocationId, Name, Outcome, TenantId, UsageCell};
+use runtime::{CompileError, InspectError, UploadCaps};
+
+use super::Error;
+use super::metered::{call, metered};
+use crate::app::App;
+
+/// What an upload became.
+pub struct Published<Row> {
+    /// The stored row.
+    pub row: Row,
+    /// Whether it is new; the same bytes again are the same row.
+    pub fresh: bool,
+    /// The receipt of the work.
+    pub invocation: InvocationId,
+}
+
+/// Inspects, compiles and keeps a component; the tenant pays for the work also when it is refused.
+pub async fn component(
+    app: &Arc<App>,
+    tenant: TenantId,
+    name: Name,
+    upload: Bytes,
+) -> Result<Published<db::Revision>, Error> {
+    let host = app.clone();
+    let work = move |cell: Arc<UsageCell>| async move {
+        cell.add_bytes_in(upload.len() as u64);
+        graded(compile(&host, upload, &cell).await)
+    };
+    let (prepared, recorded) = metered(app, call(app, CallKind::Publish, tenant, None), work).await?;
+    let component = prepared.ok_or(Error::Internal)??;
+    let digest = Digest::of(&component);
+    let bytes = component.len() as u64;
+    app.blobs.put(digest, component).await?;
+    let mut tx = app.db.tenant_tx(tenant).await?;
+    let (row, fresh) = tx.component_revision_insert(&name, digest, bytes).await?;
+    tx.commit().await?;
+    Ok(Published {
+        row,
+        fresh,
+        invocation: recorded.finished.call.invocation,
+    })
+}
+
+async fn compile(app: &App, upload: Bytes, cell: &Arc<UsageCell>) -> Result<Bytes, Error> {
+    let inspected = app
+        .runtime
+        .inspect(upload, UploadCaps::default(), cell.clone())
+        .await?;
+    let component = Bytes::from(inspected.component);
+    app.runtime
+        .compile(Digest::of(&component), component.clone(), cell)
+        .await?;
+    Ok(component)
+}
+
+/// The one encoding of graphs so far.
+const ENCODING: &str = "onnx";
+
+/// Loads a graph once, to know that it loads and what it takes, and keeps it.
+pub async fn graph(
+    app: &Arc<App>,
+    tenant: TenantId,
+    name: Name,
+    upload: Bytes,
+) -> Result<Published<db::GraphVersion>, Error> {
+    let digest = Digest::of(&upload);
+    let (host, blob) = (app.clone(), upload.clone());
+    let work = move |cell: Arc<UsageCell>| async move {
+        cell.add_bytes_in(blob.len() as u64);
+        let load = host
+            .inference
+            .load(tenant, digest, blob, inference::Target::Cpu, &cell);
+        graded(load.await.map_err(Error::from))
+    };
+    let (loaded, recorded) = metered(app, call(app, CallKind::Publish, tenant, None), work).await?;
+    let signature = loaded.ok_or(Error::Internal)??.signature().clone();
+    let bytes = upload.len() as u64;
+    app.blobs.put(digest, upload).await?;
+    let mut tx = app.db.tenant_tx(tenant).await?;
+    let (row, fresh) = tx
+        .graph_version_insert(&name, digest, bytes, ENCODING, &signature)
+        .await?;
+    tx.commit().await?;
+    Ok(Published {
+        row,
+        fresh,
+        invocation: recorded.finished.call.invocation,
+    })
+}
+
+/// The outcome under which a publish or deploy is recorded.
+pub fn graded<T>(result: Result<T, Error>) -> (Outcome, Result<T, Error>) {
+    let outcome = match &result {
+        Ok(_) => Outcome::Ok,
+        Err(Error::Inspect(InspectError::Host(_)) | Error::Compile(CompileError::Io(_))) => {
+            Outcome::HostFault
+        }
+        Err(Error::Inspect(_) | Error::Compile(_) | Error::Load(_)) => Outcome::GuestFailure,
+        Err(Error::Failed { outcome, .. }) => *outcome,
+        Err(_) => Outcome::HostFault,
+    };
+    (outcome, result)
+}

@@ -1,0 +1,185 @@
+//! Seal: slices are cut and journalled, windows are sealed, and a poster brings them to Postgres.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::energy::Activity;
+use domain::posting::{Posting, Slice};
+use domain::window::Sealer;
+use energy::{ActivityProbe, Meter};
+use journal::{JournalError, Record};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::fault;
+
+/// How long the poster waits before it tries Postgres again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Partitions are made this far ahead of the windows that go into them.
+const PARTITIONS_AHEAD: time::Duration = time::Duration::days(45);
+
+/// What cuts and seals: the meter, the last activity and the open window.
+pub struct Seal {
+    meter: Box<dyn Meter>,
+    probe: ActivityProbe,
+    activity: Activity,
+    sealer: Sealer,
+    slices: Vec<Slice>,
+    next_index: u64,
+}
+
+impl Seal {
+    /// A sealing that begins at the baseline of `sealer`, with the machine's `activity` at that instant.
+    pub fn new(meter: Box<dyn Meter>, probe: ActivityProbe, activity: Activity, sealer: Sealer) -> Self {
+        Self {
+            meter,
+            probe,
+            activity,
+            sealer,
+            slices: Vec::new(),
+            next_index: 0,
+        }
+    }
+
+    /// Cuts a slice every `config.slice_ms` until `stop`, then cuts and seals what is left.
+    pub async fn run(
+        mut self,
+        app: Arc<App>,
+        postings: mpsc::UnboundedSender<Posting>,
+        stop: CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(app.config.slice());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            let stopping = tokio::select! {
+                _ = ticks.tick() => false,
+                () = stop.cancelled() => true,
+            };
+            let full = self.cut(&app).await && self.slices.len() as u64 >= app.config.window_slices;
+            if (full || stopping) && !self.slices.is_empty() {
+                self.seal(&app, &postings).await;
+            }
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    /// Reads the meter and takes what every call used since the last cut. A meter that does not answer
+    /// leaves the slice open: the next reading covers both.
+    async fn cut(&mut self, app: &App) -> bool {
+        let (readings, activity) = match (self.meter.read(), self.probe.read()) {
+            (Ok(readings), Ok(activity)) => (readings, activity),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "no reading: the next one covers this slice too");
+                return false;
+            }
+        };
+        let slice = Slice {
+            index: self.next_index,
+            at: app.clock.now(),
+            readings,
+            activity: activity.since(&self.activity),
+            claims: app.live.cut(),
+        };
+        self.activity = activity;
+        self.next_index += 1;
+        let before = self
+            .slices
+            .last()
+            .map_or(self.sealer.baseline(), |slice| &slice.readings);
+        app.observe(before, &slice);
+        if !keep(app, &Record::Slice(slice.clone())).await {
+            return false;
+        }
+        self.slices.push(slice);
+        true
+    }
+
+    async fn seal(&mut self, app: &App, postings: &mpsc::UnboundedSender<Posting>) {
+        let posting = self.sealer.seal(&self.slices);
+        self.slices.clear();
+        if !keep(app, &Record::Sealed(Box::new(posting.clone()))).await {
+            return;
+        }
+        fault::point("after-seal");
+        // The poster lives until this sender is dropped.
+        let _ = postings.send(posting);
+    }
+}
+
+/// Journals what must not be lost, and waits while there is no room for it; whether it is kept. A broken
+/// journal keeps nothing more: then nothing may be posted either, or the next start would seal it again.
+async fn keep(app: &App, record: &Record) -> bool {
+    while let Err(error) = app.journal.append(record).await {
+        tracing::error!(%error, "the journal does not take a record");
+        if app.journal.poisoned().is_some() {
+            return false;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    true
+}
+
+/// Brings postings to Postgres in their order, however long it is away, until the sender is dropped.
+pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>, give_up: CancellationToken) {
+    while let Some(posting) = postings.recv().await {
+        app.metrics.postings_waiting(postings.len() as u64 + 1);
+        let sent = tokio::select! {
+            biased;
+            () = until_posted(&app, &posting) => true,
+            () = give_up.cancelled() => false,
+        };
+        if !sent {
+            tracing::warn!(
+                left = postings.len() + 1,
+                "postings stay in the journal for the next start"
+            );
+            return;
+        }
+        app.metrics.postings_waiting(postings.len() as u64);
+    }
+}
+
+async fn until_posted(app: &App, posting: &Posting) {
+    loop {
+        match put(app, posting).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, seq = posting.seq, "a posting waits for Postgres");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Inserts a posting, which adds nothing when it is there, and journals that it is drained.
+pub async fn put(app: &App, posting: &Posting) -> Result<(), db::DbError> {
+    let mut tx = app.db.writer_tx().await?;
+    tx.make_partitions(posting.to + PARTITIONS_AHEAD).await?;
+    tx.posting_insert(posting).await?;
+    fault::point("inside-posting");
+    tx.commit().await?;
+    fault::point("after-commit");
+    app.live.posted(posting);
+    let drained = Record::Drained {
+        epoch: posting.epoch,
+        seq: posting.seq,
+    };
+    // A lost mark costs one insert that adds nothing at the next start.
+    app.journal
+        .append(&drained)
+        .await
+        .unwrap_or_else(|error: JournalError| {
+            tracing::warn!(%error, "a posting could not be marked as drained");
+        });
+    let now = app.clock.now();
+    if let Err(error) = app.journal.prune(now).await {
+        tracing::warn!(%error, "drained segments could not be removed");
+    }
+    Ok(())
+}

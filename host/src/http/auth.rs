@@ -1,0 +1,89 @@
+//! Who calls: a bearer key, looked up by its hash.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use domain::{KeyId, Role, TenantId};
+
+use crate::app::App;
+use crate::flow::Error;
+
+/// The holder of a valid key.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// The key.
+    pub key: KeyId,
+    /// What it may do.
+    pub role: Role,
+    /// Whose it is, for the tenant roles.
+    pub tenant: Option<TenantId>,
+}
+
+impl Principal {
+    /// The tenant, if the key may upload and deploy.
+    pub fn manages(&self) -> Result<TenantId, Error> {
+        self.of_tenant(&[Role::TenantManage], "tenant:manage")
+    }
+
+    /// The tenant, if the key may call deployments.
+    pub fn invokes(&self) -> Result<TenantId, Error> {
+        self.of_tenant(&[Role::TenantManage, Role::TenantInvoke], "tenant:invoke")
+    }
+
+    /// The tenant, if the key may see the tenant's things.
+    pub fn reads(&self) -> Result<TenantId, Error> {
+        self.of_tenant(&[Role::TenantManage, Role::TenantRead], "tenant:read")
+    }
+
+    /// The tenant, whatever the key may do in it.
+    pub fn belongs(&self) -> Result<TenantId, Error> {
+        self.of_tenant(
+            &[Role::TenantManage, Role::TenantInvoke, Role::TenantRead],
+            "tenant:read",
+        )
+    }
+
+    /// Refuses all but admins.
+    pub fn administers(&self) -> Result<(), Error> {
+        if self.role == Role::Admin {
+            Ok(())
+        } else {
+            Err(Error::Forbidden("admin"))
+        }
+    }
+
+    /// Refuses those who may not read the ledger.
+    pub fn audits(&self) -> Result<(), Error> {
+        let may = matches!(self.role, Role::Admin | Role::Billing | Role::Auditor);
+        if may {
+            Ok(())
+        } else {
+            Err(Error::Forbidden("billing"))
+        }
+    }
+
+    fn of_tenant(&self, roles: &[Role], needed: &'static str) -> Result<TenantId, Error> {
+        let tenant = self.tenant.filter(|_| roles.contains(&self.role));
+        tenant.ok_or(Error::Forbidden(needed))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Principal {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Error> {
+        let header = parts
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let secret = header.and_then(|value| value.split_once(' '));
+        let secret = secret
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, secret)| secret);
+        app.keys
+            .principal(app, secret.ok_or(Error::Unauthorised)?.trim())
+            .await
+    }
+}

@@ -1,0 +1,100 @@
+//! The HTTP API: the only room that knows axum.
+
+mod auth;
+mod body;
+mod components;
+mod deployments;
+mod graphs;
+mod keys;
+mod ledger;
+mod ops;
+mod problem;
+mod receipts;
+mod tenants;
+mod tensors;
+mod v2;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use auth::Principal;
+pub use ops::router as ops_router;
+use problem::Problem;
+
+use crate::app::App;
+use crate::flow::Error;
+
+type Shared = axum::extract::State<Arc<App>>;
+
+/// The API and the V2 protocol, over `app`.
+pub fn router(app: Arc<App>) -> Router {
+    let body_cap = usize::try_from(app.config.body_max_mib << 20).unwrap_or(usize::MAX);
+    Router::new()
+        .merge(tenants::router())
+        .merge(keys::router())
+        .merge(components::router())
+        .merge(graphs::router())
+        .merge(deployments::router())
+        .merge(receipts::router())
+        .merge(ledger::router())
+        .merge(v2::router())
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(body_cap))
+        .layer(axum::middleware::map_request(body::linger))
+        .layer(CatchPanicLayer::custom(
+            |_panic: Box<dyn std::any::Any + Send>| Error::Internal.into_response(),
+        ))
+        .with_state(app)
+}
+
+async fn no_route(uri: Uri) -> Response {
+    spoken(&uri, Error::not_found("route", uri.path()).into())
+}
+
+async fn no_method(method: Method, uri: Uri) -> Response {
+    let detail = format!("{} does not take {method}", uri.path());
+    spoken(
+        &uri,
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail),
+    )
+}
+
+/// A problem in the form of the protocol that the caller speaks.
+fn spoken(uri: &Uri, problem: Problem) -> Response {
+    if uri.path().starts_with("/v2") {
+        problem.into_v2()
+    } else {
+        problem.into_response()
+    }
+}
+
+/// A name from a path.
+fn named(text: &str) -> Result<domain::Name, Error> {
+    text.parse().map_err(|error| Error::invalid("name", error))
+}
+
+/// An instant as the API writes it.
+fn instant(at: time::OffsetDateTime) -> String {
+    // Years beyond 9999 have no RFC 3339 form; no clock here shows them.
+    at.format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
+}
+
+/// A whole list.
+fn listed(items: impl Iterator<Item = serde_json::Value>) -> axum::Json<serde_json::Value> {
+    axum::Json(serde_json::json!({ "items": items.collect::<Vec<_>>() }))
+}
+
+/// How many rows a page has.
+fn page_limit(asked: Option<u32>) -> Result<u32, Error> {
+    match asked.unwrap_or(50) {
+        limit @ 1..=500 => Ok(limit),
+        limit => Err(Error::invalid("limit", format!("{limit} rows: ask for 1 to 500"))),
+    }
+}

@@ -1,0 +1,17 @@
+//! The Wattle host: models for many tenants, in sandboxes, with every joule in a ledger.
+
+pub mod app;
+pub mod blobs;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod fault;
+pub mod flow;
+mod fresh;
+pub mod http;
+pub mod keys;
+mod metrics;
+mod secret_file;
+mod serve;
+
+pub use serve::serve;

@@ -1,0 +1,265 @@
+//! Serve: from flags to a running host, until a signal ends it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use db::Db;
+use energy::{ActivityProbe, ModelledMeter, PowerModel, RootLock};
+use postgres::Cluster;
+use runtime::CompilerCommand;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, Ground};
+use crate::clock::SystemClock;
+use crate::config::ServeArgs;
+use crate::http;
+
+/// Runs the host until SIGTERM or SIGINT, then drains.
+pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
+    config.check()?;
+    log_to_stderr();
+    let data = config.data_dir();
+    data_dir(&data).with_context(|| format!("the data directory {}", data.display()))?;
+    let _directory = lock(&data)?;
+    let _root = RootLock::acquire(&lock_dir(), config.meter_root.as_str())?;
+    let database = Database::start(&config, &data)?;
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let guests = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("guest")
+        .enable_all()
+        .build()?;
+    let service = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.min(4))
+        .thread_name("service")
+        .enable_all()
+        .build()?;
+    let revival = service.spawn(keep_up(database.embedded.clone()));
+    let served = service.block_on(run(config, &database, guests.handle().clone()));
+    revival.abort();
+    guests.shutdown_background();
+    service.shutdown_timeout(Duration::from_secs(5));
+    database.stop();
+    served
+}
+
+/// Structured logs on standard error; `RUST_LOG` chooses what is said.
+fn log_to_stderr() {
+    use std::io::IsTerminal as _;
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,sqlx=warn".into());
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second start in one process, as tests do, keeps the first subscriber.
+    let _ = match std::io::stderr().is_terminal() {
+        true => logs.try_init(),
+        false => logs.json().try_init(),
+    };
+}
+
+async fn run(config: ServeArgs, database: &Database, guests: tokio::runtime::Handle) -> anyhow::Result<()> {
+    let ground = Ground {
+        clock: Arc::new(SystemClock),
+        meter: Box::new(ModelledMeter::new(
+            config.meter_root.as_str(),
+            power_model(&config)?,
+            PROC,
+        )?),
+        probe: database.probe(),
+        db: Db::open(&database.owner_url, &database.run_url, &db::Options::default())
+            .await
+            .context("the database could not be opened")?,
+        guests,
+        compiler: CompilerCommand {
+            program: std::env::current_exe()?,
+            args: vec!["compile-child".into()],
+        },
+    };
+    let listener = bind(config.listen).await?;
+    let admin_listener = bind(config.admin_listen).await?;
+    let (app, tasks) = App::start(config, ground).await?;
+    tracing::info!(address = %listener.local_addr()?, meter = app.meter(), node = %app.node, "serving");
+
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(listen(listener, http::router(app.clone()), stop.clone()));
+    let admin = tokio::spawn(listen(
+        admin_listener,
+        http::ops_router(app.clone()),
+        CancellationToken::new(),
+    ));
+    signalled().await?;
+    tracing::info!("draining");
+    app.begin_drain();
+    stop.cancel();
+    tasks.drain(&app).await;
+    // Keep-alive connections have had the drain's time; what is open now is idle.
+    serving.abort();
+    admin.abort();
+    app.db.close().await;
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: choose another address"))
+}
+
+async fn listen(listener: TcpListener, router: axum::Router, stop: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+async fn signalled() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Makes the data directory. The user of the embedded Postgres must pass through it; what is inside is
+/// closed to others.
+fn data_dir(data: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(data)
+}
+
+/// One host per data directory.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    let path = data.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!(
+                "another host serves from {}: stop it or choose another --data",
+                data.display()
+            )
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).context(format!("the lock {}", path.display()))
+        }
+    }
+}
+
+/// Where hosts of this machine agree who bills which root.
+fn lock_dir() -> PathBuf {
+    let shared = PathBuf::from("/run/lock");
+    if shared.is_dir() {
+        shared
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// Where the kernel says who uses the CPUs.
+const PROC: &str = "/proc";
+
+fn power_model(config: &ServeArgs) -> Result<PowerModel, energy::MeterError> {
+    // `ServeArgs::check` has bounded them.
+    let microwatts = |watts: f64| (watts * 1e6).round() as u64;
+    match (config.meter_idle_w, config.meter_max_w) {
+        (Some(idle), Some(max)) => PowerModel::from_ends(microwatts(idle), microwatts(max)),
+        _ => PowerModel::from_threads(ModelledMeter::threads(Path::new(PROC))?),
+    }
+}
+
+/// How often the host looks whether its own Postgres still runs.
+const POSTGRES_CHECK: Duration = Duration::from_millis(250);
+
+/// Starts the host's own Postgres again when it dies under the host.
+async fn keep_up(embedded: Option<Arc<Embedded>>) {
+    let Some(embedded) = embedded else {
+        return;
+    };
+    loop {
+        tokio::time::sleep(POSTGRES_CHECK).await;
+        let embedded = embedded.clone();
+        // A start waits for processes. When the host ends meanwhile, its stop waits for the start.
+        let _ = tokio::task::spawn_blocking(move || embedded.revive()).await;
+    }
+}
+
+/// The given Postgres, or the host's own.
+struct Database {
+    owner_url: String,
+    run_url: String,
+    embedded: Option<Arc<Embedded>>,
+}
+
+/// The host's own Postgres. The cluster stands for its directory and socket, which stay the same
+/// whichever server runs there.
+struct Embedded {
+    cluster: Cluster,
+    options: postgres::Options,
+}
+
+impl Embedded {
+    fn start(options: postgres::Options) -> Result<Self, postgres::PostgresError> {
+        let cluster = Cluster::start(options.clone())?;
+        Ok(Self { cluster, options })
+    }
+
+    fn revive(&self) {
+        if self.cluster.postmaster_pid().is_some() {
+            return;
+        }
+        tracing::warn!("the embedded Postgres is gone and is started again");
+        if let Err(error) = Cluster::start(self.options.clone()) {
+            tracing::error!(%error, "the embedded Postgres did not start again");
+        }
+    }
+}
+
+impl Database {
+    fn start(config: &ServeArgs, data: &Path) -> anyhow::Result<Self> {
+        if let (Some(run), Some(owner)) = (&config.database_url, &config.database_owner_url) {
+            return Ok(Self {
+                owner_url: owner.clone(),
+                run_url: run.clone(),
+                embedded: None,
+            });
+        }
+        let mut options = postgres::Options::new(data.join("pg"));
+        options.bin_dir.clone_from(&config.pg_bin);
+        let embedded = Embedded::start(options).context("the embedded Postgres did not start")?;
+        let cluster = &embedded.cluster;
+        tracing::info!(adopted = cluster.adopted(), "embedded Postgres is up");
+        Ok(Self {
+            owner_url: cluster.url("wattle_owner", "wattle"),
+            run_url: cluster.url("wattle_host", "wattle"),
+            embedded: Some(Arc::new(embedded)),
+        })
+    }
+
+    /// Watches the CPU time of the host and, if it is its own, of Postgres.
+    fn probe(&self) -> ActivityProbe {
+        let embedded = self.embedded.clone();
+        ActivityProbe::new(move || embedded.as_ref()?.cluster.postmaster_pid())
+    }
+
+    fn stop(&self) {
+        if let Some(embedded) = &self.embedded
+            && let Err(error) = embedded.cluster.stop()
+        {
+            tracing::warn!(%error, "Postgres goes on; the next start adopts it");
+        }
+    }
+}
