@@ -1,0 +1,18 @@
+//! Features, each in a file, through the real HTTP API.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking, their tables of cases are long, and some set dates beside now"
+)]
+
+mod api;
+mod audit;
+mod crash;
+mod disconnect;
+mod pipelines;
+mod reference_nn;
+mod sandbox;
+mod v2;

@@ -1,0 +1,180 @@
+//! A thin HTTP client for tests: JSON in, status and JSON out.
+
+use anyhow::{Context as _, ensure};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+/// A caller with a key.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    key: Option<String>,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, null if it is no JSON.
+    pub body: Value,
+    /// The headers `wattle-receipt` and `wattle-energy-uj`.
+    pub receipt: Option<String>,
+    /// The provisional energy of the reply.
+    pub energy_uj: Option<u64>,
+    /// The content type.
+    pub content_type: String,
+}
+
+impl Answer {
+    /// The stable code of a problem, else the empty string.
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    /// The body, if the status is as expected.
+    pub fn expect(self, status: u16) -> anyhow::Result<Value> {
+        ensure!(
+            self.status == status,
+            "status {} instead of {status}: {}",
+            self.status,
+            self.body
+        );
+        Ok(self.body)
+    }
+
+    /// The first element of an output.
+    pub fn output(&self, name: &str) -> &Value {
+        let outputs = self.body["outputs"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        outputs
+            .iter()
+            .find(|output| output["name"] == name)
+            .map_or(&Value::Null, |output| &output["data"][0])
+    }
+}
+
+impl Client {
+    /// A caller of `base`, such as `http://127.0.0.1:8700`.
+    pub fn new(base: impl Into<String>, key: Option<String>) -> Self {
+        Self {
+            http: reqwest::Client::new(),
+            base: base.into(),
+            key,
+        }
+    }
+
+    /// The same host with another key.
+    pub fn with_key(&self, key: impl Into<String>) -> Self {
+        Self {
+            key: Some(key.into()),
+            ..self.clone()
+        }
+    }
+
+    /// The same host with no key.
+    pub fn anonymous(&self) -> Self {
+        Self {
+            key: None,
+            ..self.clone()
+        }
+    }
+
+    /// The key's secret.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// The whole address of `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// A request to `path`, with the key.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, self.url(path));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// Sends a request.
+    pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
+        let response = request.send().await.context("no answer")?;
+        let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+        let (receipt, energy) = (header("wattle-receipt"), header("wattle-energy-uj"));
+        let content_type = header("content-type").unwrap_or_default();
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await.context("the answer broke off")?;
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let energy_uj = energy.and_then(|uj| uj.parse().ok());
+        Ok(Answer {
+            status,
+            body,
+            receipt,
+            energy_uj,
+            content_type,
+        })
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    /// POST of JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// POST of bytes.
+    pub async fn upload(&self, path: &str, bytes: Vec<u8>) -> anyhow::Result<Answer> {
+        self.send(self.request(Method::POST, path).body(bytes)).await
+    }
+
+    /// Uploads a component and gives its revision.
+    pub async fn push_component(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
+        let answer = self
+            .upload(&format!("/api/v1/components/{name}/revisions"), bytes)
+            .await?;
+        ensure!(
+            matches!(answer.status, 200 | 201),
+            "{}: {}",
+            answer.status,
+            answer.body
+        );
+        Ok(answer.body["revision"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Uploads a graph and gives its version.
+    pub async fn push_graph(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
+        let answer = self
+            .upload(&format!("/api/v1/graphs/{name}/versions"), bytes)
+            .await?;
+        ensure!(
+            matches!(answer.status, 200 | 201),
+            "{}: {}",
+            answer.status,
+            answer.body
+        );
+        Ok(answer.body["version"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Calls a deployment with JSON tensors.
+    pub async fn infer(&self, deployment: &str, inputs: Value) -> anyhow::Result<Answer> {
+        self.post(
+            &format!("/v2/models/{deployment}/infer"),
+            &json!({ "inputs": inputs }),
+        )
+        .await
+    }
+}

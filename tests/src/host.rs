@@ -1,0 +1,254 @@
+//! A host in this process, on a database of its own, with a meter that tests script.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::Parser as _;
+use energy::{ActivityProbe, ScriptHandle, ScriptedMeter};
+use runtime::CompilerCommand;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use wattle::app::{App, Ground, Tasks};
+use wattle::clock::SystemClock;
+use wattle::config::ServeArgs;
+use wattle::http;
+
+use crate::{Client, audit, cluster, guests};
+
+/// A running host. End every test with [`TestHost::finish`]: it audits what the test did.
+pub struct TestHost {
+    /// The host's innards, for what HTTP does not show.
+    pub app: Arc<App>,
+    /// An admin.
+    pub admin: Client,
+    /// The database as its owner.
+    pub owner_url: String,
+    /// The operators' address.
+    pub ops: Client,
+    /// The scripted meter.
+    pub meter: ScriptHandle,
+    database: String,
+    data: tempfile::TempDir,
+    tasks: Tasks,
+    stop: CancellationToken,
+}
+
+/// A tenant with a client for each of its roles.
+pub struct Tenant {
+    /// The tenant's id.
+    pub id: String,
+    /// May upload and deploy.
+    pub manage: Client,
+    /// May call.
+    pub invoke: Client,
+    /// May look.
+    pub read: Client,
+}
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// The flags of a host on `data`, with windows of four slices of 50 ms.
+pub fn flags(data: &Path, more: &[&str]) -> anyhow::Result<ServeArgs> {
+    let data = data.to_string_lossy().into_owned();
+    let mut all = vec![
+        "wattle",
+        "--data",
+        &data,
+        "--slice-ms",
+        "50",
+        "--window-slices",
+        "4",
+    ];
+    all.extend(more);
+    Ok(Flags::try_parse_from(all)?.serve)
+}
+
+impl TestHost {
+    /// A host with the defaults.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// A host with more flags.
+    pub async fn start_with(more: &[&str]) -> anyhow::Result<Self> {
+        let cluster = tokio::task::spawn_blocking(cluster::shared_cluster).await??;
+        let database = cluster::fresh_database_name();
+        let mut owner = sqlx::PgConnection::connect(&cluster.url(postgres::OWNER_ROLE, "postgres")).await?;
+        owner
+            .execute(sqlx::AssertSqlSafe(format!("create database {database}")))
+            .await?;
+        let owner_url = cluster.url(postgres::OWNER_ROLE, &database);
+        let run_url = cluster.url(postgres::HOST_ROLE, &database);
+
+        let data = tempfile::tempdir()?;
+        let (meter, script) = ScriptedMeter::new(format!("scripted-{database}"));
+        let postmaster = cluster.clone();
+        let ground = Ground {
+            clock: Arc::new(SystemClock),
+            meter: Box::new(meter),
+            probe: ActivityProbe::new(move || postmaster.postmaster_pid()),
+            db: db::Db::open(&owner_url, &run_url, &db::Options::default()).await?,
+            guests: tokio::runtime::Handle::current(),
+            compiler: CompilerCommand {
+                program: guests::wattle()?,
+                args: vec!["compile-child".into()],
+            },
+        };
+        let (app, tasks) = App::start(flags(data.path(), more)?, ground).await?;
+        let stop = CancellationToken::new();
+        let base = listen(http::router(app.clone()), &stop).await?;
+        let ops = Client::new(listen(http::ops_router(app.clone()), &stop).await?, None);
+        tokio::spawn(burn(script.clone(), stop.clone()));
+
+        let bootstrap = std::fs::read_to_string(data.path().join("bootstrap-admin-key"))?;
+        let bootstrap = Client::new(base, Some(bootstrap.trim().to_owned()));
+        let key = bootstrap
+            .post("/api/v1/keys", &json!({ "name": "tests", "role": "admin" }))
+            .await?
+            .expect(201)?;
+        let admin = bootstrap.with_key(secret(&key)?);
+        let host = Self {
+            app,
+            admin,
+            owner_url,
+            ops,
+            meter: script,
+            database,
+            data,
+            tasks,
+            stop,
+        };
+        host.until_ready().await?;
+        Ok(host)
+    }
+
+    async fn until_ready(&self) -> anyhow::Result<()> {
+        for _ in 0..600 {
+            if self.ops.get("/readyz").await?.status == 200 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::bail!("the host is not ready")
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// A fresh key with a role, of a tenant or of none.
+    pub async fn key(&self, role: &str, tenant: Option<&str>) -> anyhow::Result<Client> {
+        let body = json!({ "name": role, "role": role, "tenant": tenant });
+        let key = self.admin.post("/api/v1/keys", &body).await?.expect(201)?;
+        Ok(self.admin.with_key(secret(&key)?))
+    }
+
+    /// A fresh tenant.
+    pub async fn tenant(&self, name: &str) -> anyhow::Result<Tenant> {
+        let tenant = self
+            .admin
+            .post("/api/v1/tenants", &json!({ "name": name }))
+            .await?
+            .expect(201)?;
+        let id = tenant["id"].as_str().context("a tenant has an id")?.to_owned();
+        Ok(Tenant {
+            manage: self.key("tenant:manage", Some(&id)).await?,
+            invoke: self.key("tenant:invoke", Some(&id)).await?,
+            read: self.key("tenant:read", Some(&id)).await?,
+            id,
+        })
+    }
+
+    /// Waits until a receipt is final.
+    pub async fn final_receipt(&self, reader: &Client, id: &str) -> anyhow::Result<Value> {
+        for _ in 0..600 {
+            let answer = reader.get(&format!("/api/v1/receipts/{id}")).await?;
+            if answer.status == 200 && answer.body["state"] == "final" {
+                return Ok(answer.body);
+            }
+            ensure!(
+                matches!(answer.status, 200 | 404),
+                "{}: {}",
+                answer.status,
+                answer.body
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::bail!("receipt {id} did not become final")
+    }
+
+    /// Drains the host and gives the audit's findings; a good test has none.
+    pub async fn audit(self) -> anyhow::Result<Vec<String>> {
+        self.stop.cancel();
+        self.tasks.drain(&self.app).await;
+        let mut findings = audit::ledger(&self.app).await?;
+        findings.extend(audit::meter(&self.app, self.meter.counter_uj()).await?);
+        self.app.db.close().await;
+        let journal = self.data.path().join("journal");
+        // The last holder of the journal closes its lock.
+        drop(self.app);
+        findings.extend(audit::journal(&journal).await?);
+        let cluster = tokio::task::spawn_blocking(cluster::shared_cluster).await??;
+        let mut owner = sqlx::PgConnection::connect(&cluster.url(postgres::OWNER_ROLE, "postgres")).await?;
+        owner
+            .execute(sqlx::AssertSqlSafe(format!(
+                "drop database {} with (force)",
+                self.database
+            )))
+            .await?;
+        Ok(findings)
+    }
+
+    /// Drains and audits: transfers balance, nothing is left in the journal, what was metered is placed.
+    pub async fn finish(self) -> anyhow::Result<()> {
+        let findings = self.audit().await?;
+        ensure!(findings.is_empty(), "the audit found:\n{}", findings.join("\n"));
+        Ok(())
+    }
+}
+
+impl Tenant {
+    /// Uploads the component `guest` and the models of `graphs` (alias, file), and deploys them.
+    pub async fn deploy(&self, guest: &str, graphs: &[(&str, &str)], more: Value) -> anyhow::Result<Value> {
+        self.manage.push_component(guest, guests::guest(guest)?).await?;
+        let mut body = json!({ "name": guest, "component": { "name": guest }, "graphs": {} });
+        for (alias, file) in graphs {
+            let name = file.trim_end_matches(".onnx");
+            self.manage.push_graph(name, guests::model(file)?).await?;
+            body["graphs"][alias] = json!({ "name": name });
+        }
+        if let (Some(body), Some(more)) = (body.as_object_mut(), more.as_object()) {
+            body.extend(more.clone());
+        }
+        self.manage.post("/api/v1/deployments", &body).await?.expect(201)
+    }
+}
+
+fn secret(key: &Value) -> anyhow::Result<&str> {
+    key["secret"].as_str().context("a new key shows its secret")
+}
+
+async fn listen(router: axum::Router, stop: &CancellationToken) -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let base = format!("http://{}", listener.local_addr()?);
+    let stop = stop.clone().cancelled_owned();
+    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop).await });
+    Ok(base)
+}
+
+/// A machine that takes 40 W.
+async fn burn(meter: ScriptHandle, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        meter.add_uj(400_000);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

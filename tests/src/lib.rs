@@ -1,0 +1,11 @@
+//! The harness: a whole host on a real Postgres, spoken to over HTTP, audited when a test ends.
+
+pub mod audit;
+pub mod client;
+pub mod cluster;
+pub mod guests;
+pub mod host;
+pub mod process;
+
+pub use client::Client;
+pub use host::TestHost;
