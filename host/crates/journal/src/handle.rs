@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::record::EntryRef;
-use crate::writer::{Command, Done, Settings, Shared, Writer};
+use crate::writer::{self, Command, Done, Settings, Shared, Writer};
 use crate::{JournalError, Record, Recovered, frame, segment};
 
 /// Commands that wait for the writer before senders wait too.
@@ -50,7 +50,8 @@ pub struct Journal {
 struct Inner {
     /// Taken when the last handle goes.
     commands: Option<mpsc::Sender<Command>>,
-    writer: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
+    writer: Arc<Mutex<Writer>>,
     shared: Arc<Shared>,
     dir: std::path::PathBuf,
     max_bytes: u64,
@@ -62,9 +63,9 @@ impl Drop for Inner {
     /// Lets the writer finish, so that the directory is free and durable afterwards.
     fn drop(&mut self) {
         self.commands = None;
-        if let Some(writer) = self.writer.take() {
+        if let Some(thread) = self.thread.take() {
             // A panic there has already been printed, and there is nothing left to save.
-            let _ = writer.join();
+            let _ = thread.join();
         }
     }
 }
@@ -90,14 +91,17 @@ impl Journal {
             keep: options.keep,
         };
         let writer = Writer::open(settings, Arc::clone(&shared), state, segments)?;
+        let writer = Arc::new(Mutex::new(writer));
         let (commands, received) = mpsc::channel(QUEUE);
-        let writer = Builder::new()
+        let theirs = Arc::clone(&writer);
+        let thread = Builder::new()
             .name("journal".into())
-            .spawn(move || writer.run(received));
-        let writer = writer.map_err(JournalError::io("start a thread for", dir))?;
+            .spawn(move || writer::run(&theirs, received));
+        let thread = thread.map_err(JournalError::io("start a thread for", dir))?;
         let inner = Inner {
             commands: Some(commands),
-            writer: Some(writer),
+            thread: Some(thread),
+            writer,
             shared,
             dir: dir.to_owned(),
             max_bytes: options.max_bytes,
@@ -115,6 +119,13 @@ impl Journal {
     /// away before that may or may not have written it.
     pub async fn append(&self, record: &Record) -> Result<(), JournalError> {
         let frame = frame::encode(&EntryRef::Record(record).encode()?);
+        // The way through the thread costs two changes of context, several times the write itself. When
+        // another writes now, or what comes is more than a write, that is where it is done.
+        if let Ok(mut writer) = self.inner.writer.try_lock()
+            && let Some(written) = writer.append_at_once(&frame, record)
+        {
+            return written;
+        }
         let record = Box::new(record.clone());
         self.command(|done| Command::Append { frame, record, done }).await
     }

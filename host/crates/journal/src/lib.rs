@@ -4,7 +4,8 @@
 //! record survives a kill of the host ([`Mode::Standard`]) or a power cut too ([`Mode::Strict`]);
 //! [`Journal::open`] replays all of it into [`Recovered`], by the pure fold in `fold`.
 //!
-//! One thread writes, so that records have one order and no async thread waits on a disk.
+//! Whatever may wait for a disk (a sync, a new segment) is done by a thread of the journal's own; a record
+//! that is one `write` into the page cache is written by whoever brings it, if nobody else is writing.
 
 mod baseline;
 mod error;

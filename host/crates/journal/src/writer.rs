@@ -1,11 +1,11 @@
-//! The one thread that writes: it keeps the order, the bound and the segments.
+//! The writer: it keeps the order, the bound and the segments. A thread drives it, or whoever appends.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -85,6 +85,24 @@ pub(crate) struct Settings {
     pub(crate) keep: Duration,
 }
 
+/// Does commands until every sender is gone, then syncs.
+pub(crate) fn run(writer: &Mutex<Writer>, mut commands: mpsc::Receiver<Command>) {
+    let mut batch = Vec::new();
+    while commands.blocking_recv_many(&mut batch, BATCH) > 0 {
+        lock(writer).process(batch.drain(..));
+    }
+    let writer = lock(writer);
+    if let Err(source) = writer.shared.sync(&writer.file) {
+        tracing::error!(error = %source, "the journal cannot be synced at its end");
+    }
+}
+
+/// A panic in the middle of a write leaves a frame that the next start cuts off; nothing may follow it, and
+/// `write` sees to that.
+fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(crate) struct Writer {
     settings: Settings,
     shared: Arc<Shared>,
@@ -150,14 +168,31 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Works until every sender is gone, then syncs.
-    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut batch = Vec::new();
-        while commands.blocking_recv_many(&mut batch, BATCH) > 0 {
-            self.process(batch.drain(..));
+    /// Appends on the caller's thread where that is one `write` and nothing else: no sync before the
+    /// answer, no new segment, no room to be made. Otherwise the record is for the thread.
+    pub(crate) fn append_at_once(
+        &mut self,
+        frame: &[u8],
+        record: &Record,
+    ) -> Option<Result<(), JournalError>> {
+        let more = frame.len() as u64;
+        let fits = self.newest().bytes + more <= self.settings.segment_bytes
+            && self.bytes().saturating_add(more) <= self.limit(record);
+        if self.settings.mode == Mode::Strict || !fits || self.shared.healthy().is_err() {
+            return None;
         }
-        if let Err(source) = self.shared.sync(&self.file) {
-            tracing::error!(error = %source, "the journal cannot be synced at its end");
+        let written = self.write(frame).map(|()| {
+            self.state.apply(self.newest().number, record.clone());
+            self.mark();
+            self.publish();
+        });
+        Some(written)
+    }
+
+    /// Has what was written synced soon.
+    fn mark(&self) {
+        if let Some(syncer) = &self.syncer {
+            syncer.mark(&self.file);
         }
     }
 
@@ -183,8 +218,8 @@ impl Writer {
         if dirty && sync_now {
             // The outcome is in `poisoned`, where the background thread puts it too.
             let _ = self.shared.sync(&self.file);
-        } else if dirty && let Some(syncer) = &self.syncer {
-            syncer.mark(&self.file);
+        } else if dirty {
+            self.mark();
         }
         self.publish();
         for (done, result) in answers {

@@ -80,6 +80,50 @@ fn standard_appends_are_written_before_the_answer_and_synced_behind_it() {
     assert_eq!(shared.syncs.load(Relaxed), before + 1);
 }
 
+/// The code of an answer at once, or `thread` if the record is for the thread.
+fn at_once(writer: &mut Writer, n: u128) -> &'static str {
+    let record = Record::Finished(finished(n, 1));
+    let frame = frame::encode(&EntryRef::Record(&record).encode().unwrap());
+    let answer = writer.append_at_once(&frame, &record);
+    answer.map_or("thread", |written| {
+        written.map_or_else(|error| error.code(), |()| "ok")
+    })
+}
+
+#[test]
+fn only_what_is_one_write_is_done_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut strict = writer(dir.path(), Mode::Strict);
+    assert_eq!(at_once(&mut strict, 0), "thread", "it waits for a sync");
+    drop(strict);
+
+    let mut standard = writer(dir.path(), Mode::Standard);
+    let shared = Arc::clone(&standard.shared);
+    let (syncs, bytes) = (shared.syncs.load(Relaxed), shared.bytes.load(Relaxed));
+    assert_eq!(at_once(&mut standard, 1), "ok");
+    assert_eq!(replay_count(dir.path()), 1);
+    assert!(shared.bytes.load(Relaxed) > bytes, "its bytes count");
+    standard.settings.segment_bytes = standard.newest().bytes;
+    assert_eq!(at_once(&mut standard, 2), "thread", "it begins a segment");
+    standard.settings.segment_bytes = 1 << 20;
+    standard.settings.max_bytes = 0;
+    assert_eq!(at_once(&mut standard, 2), "thread", "it wants room");
+    standard.settings.max_bytes = 8 << 20;
+    standard.file = Arc::new(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    assert_eq!(at_once(&mut standard, 2), "journal_io");
+    assert_eq!(
+        at_once(&mut standard, 3),
+        "thread",
+        "which says why it is poisoned"
+    );
+    standard.syncer = None;
+    assert!(
+        shared.syncs.load(Relaxed) > syncs,
+        "and is synced behind the answer"
+    );
+    assert_eq!(replay_count(dir.path()), 1);
+}
+
 #[test]
 fn a_failed_write_poisons() {
     let dir = tempfile::tempdir().unwrap();
