@@ -1,5 +1,5 @@
-use crate::Failure;
 use crate::nn::errors::{Error, ErrorCode};
+use crate::{Failure, Parameter};
 
 impl Failure {
     /// A failure with a stable word for programs and a sentence for people. It is not retryable.
@@ -8,6 +8,7 @@ impl Failure {
             code: code.into(),
             message: message.into(),
             retryable: false,
+            parameters: Vec::new(),
         }
     }
 
@@ -17,6 +18,12 @@ impl Failure {
             retryable: true,
             ..self
         }
+    }
+
+    /// The same failure with a detail for programs; see [`Parameter::json`].
+    pub fn with(mut self, parameter: Parameter) -> Self {
+        self.parameters.push(parameter);
+        self
     }
 }
 

@@ -22,13 +22,14 @@ pub mod config;
 mod failure;
 mod graph;
 pub mod log;
+mod parameter;
 mod request;
 mod tensor;
 
 /// wasi-nn as the contract has it, for what [`Graph`] does not do.
 pub use bindings::wasi::nn;
 pub use bindings::wattle::pipeline::types::{
-    Dtype, Failure, Parameter, Request, Response, Signature, Tensor, TensorSpec,
+    Dtype, Failure, Parameter, Request, RequestedOutput, Response, Signature, Tensor, TensorSpec,
 };
 pub use graph::Graph;
 

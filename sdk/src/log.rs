@@ -1,4 +1,5 @@
-//! Notes to the tenant, kept with the invocation. A call that writes more than its limit ends there.
+//! Notes to whoever runs the host, under the invocation's id in its log. A call that writes more than its
+//! limit ends there.
 
 pub use crate::bindings::wattle::pipeline::log::{Level, write};
 

@@ -1,4 +1,5 @@
-use crate::{Dtype, Failure, Tensor};
+use crate::parameter::find;
+use crate::{Dtype, Failure, Parameter, Tensor};
 
 /// For each numeric type a constructor and a reader.
 macro_rules! numeric {
@@ -97,6 +98,17 @@ impl Tensor {
             name: name.into(),
             ..self
         }
+    }
+
+    /// The value of a parameter, as JSON text.
+    pub fn parameter(&self, key: &str) -> Option<&str> {
+        find(&self.parameters, key)
+    }
+
+    /// The same tensor with a parameter; see [`Parameter::json`].
+    pub fn with(mut self, parameter: Parameter) -> Self {
+        self.parameters.push(parameter);
+        self
     }
 
     fn expect(&self, dtype: Dtype) -> Result<(), Failure> {

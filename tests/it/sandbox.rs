@@ -134,6 +134,10 @@ async fn each_bad_end_has_its_own_code_and_is_paid_for() -> anyhow::Result<()> {
             answer.body
         );
         assert!(answer.body["error"].is_string(), "{name}: {}", answer.body);
+        assert!(
+            answer.energy_uj.is_some() && answer.timing.is_some() && answer.fuel > Some(0),
+            "{name}: {answer:?}"
+        );
         receipts.push((name, case, answer.receipt.context("a receipt")?));
     }
     for (name, case, id) in receipts {
@@ -184,6 +188,25 @@ async fn a_limit_that_is_kept_does_no_harm() -> anyhow::Result<()> {
         (422, "table_exceeded"),
         "{}",
         answer.body
+    );
+    assert_eq!(answer.body["receipt"], json!(answer.receipt));
+    let refused = answer.receipt.context("a refused deployment has a receipt")?;
+    let receipt = host.final_receipt(&tenant.read, &refused).await?;
+    assert_eq!(
+        (&receipt["kind"], &receipt["outcome"]),
+        (&json!("deploy"), &json!("table_exceeded"))
+    );
+    let body = json!({ "name": "again", "component": { "name": "hog" } });
+    let answer = tenant.manage.post("/api/v1/deployments", &body).await?;
+    let named = answer.receipt.clone();
+    let deployed = answer.expect(201)?;
+    assert_eq!(json!(named), deployed["invocation"]);
+    let receipt = host
+        .final_receipt(&tenant.read, &named.context("a receipt")?)
+        .await?;
+    assert_eq!(
+        (&receipt["kind"], &receipt["outcome"]),
+        (&json!("deploy"), &json!("ok"))
     );
     host.finish().await
 }
@@ -257,6 +280,14 @@ async fn uploads_are_checked_and_the_same_bytes_are_the_same_revision() -> anyho
             .await?;
         assert_eq!((answer.status, answer.code()), (422, code), "{}", answer.body);
         assert_eq!(answer.content_type, "application/problem+json");
+        // An empty body is refused at the door; what was looked at is paid for.
+        assert_eq!(
+            answer.receipt.is_some(),
+            !said.contains("empty"),
+            "{code}: {}",
+            answer.body
+        );
+        assert_eq!(answer.body["receipt"], json!(answer.receipt));
         assert!(
             answer.body["detail"]
                 .as_str()
@@ -279,12 +310,20 @@ async fn uploads_are_checked_and_the_same_bytes_are_the_same_revision() -> anyho
         "{}",
         answer.body
     );
+    let refused = answer.receipt.context("a refused upload has a receipt")?;
+    let receipt = host.final_receipt(&tenant.read, &refused).await?;
+    assert_eq!(
+        (&receipt["kind"], &receipt["outcome"]),
+        (&json!("publish"), &json!("guest_failure"))
+    );
 
     let first = tenant
         .manage
         .upload("/api/v1/components/echo/revisions", echo.clone())
-        .await?
-        .expect(201)?;
+        .await?;
+    let named = first.receipt.clone();
+    let first = first.expect(201)?;
+    assert_eq!(json!(named), first["invocation"]);
     let again = tenant
         .manage
         .upload("/api/v1/components/echo/revisions", echo)

@@ -23,6 +23,10 @@ pub struct Answer {
     pub receipt: Option<String>,
     /// The provisional energy of the reply.
     pub energy_uj: Option<u64>,
+    /// The header `wattle-fuel`.
+    pub fuel: Option<u64>,
+    /// The header `server-timing`.
+    pub timing: Option<String>,
     /// The content type.
     pub content_type: String,
 }
@@ -107,16 +111,19 @@ impl Client {
         let response = request.send().await.context("no answer")?;
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (receipt, energy) = (header("wattle-receipt"), header("wattle-energy-uj"));
+        let (fuel, timing) = (header("wattle-fuel"), header("server-timing"));
         let content_type = header("content-type").unwrap_or_default();
         let status = response.status().as_u16();
         let bytes = response.bytes().await.context("the answer broke off")?;
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        let energy_uj = energy.and_then(|uj| uj.parse().ok());
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
         Ok(Answer {
             status,
             body,
             receipt,
-            energy_uj,
+            energy_uj: number(energy),
+            fuel: number(fuel),
+            timing,
             content_type,
         })
     }

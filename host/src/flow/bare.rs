@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use domain::{Outcome, Tensor, usage};
 use inference::{ComputeError, GraphHandle};
-use runtime::{Failure, Invocation, Request, Response};
-
-use super::signature::failure;
+use runtime::{Failure, Invocation, Request, RequestedOutput, Response};
 
 /// Runs the graph at the fuel that a guest's `compute` would cost, within the same limits.
 pub(super) async fn bare(
@@ -14,33 +12,37 @@ pub(super) async fn bare(
     request: Request,
     inv: Invocation,
 ) -> Result<Response, Failure> {
-    let moved = total_bytes(&request.inputs);
+    let moved = request.bytes();
     if moved > inv.limits.tensor_bytes {
-        let over = format!("the inputs have {moved} bytes: raise limits.tensor_bytes");
-        return Err(failure(Outcome::TensorsExceeded, over));
+        let over = format!("the inputs and parameters have {moved} bytes: raise limits.tensor_bytes");
+        return Err(Failure::new(Outcome::TensorsExceeded, over));
     }
     let fuel = usage::compute_fuel(graph.cost_macs(&shapes(graph, &request.inputs)), moved);
     if fuel > inv.limits.fuel {
         let over = format!("the graph costs {fuel} fuel: raise limits.fuel");
-        return Err(failure(Outcome::FuelExhausted, over));
+        return Err(Failure::new(Outcome::FuelExhausted, over));
     }
     inv.cell.add_fuel(fuel);
     inv.cell.add_bytes_in(moved);
-    let outputs = compute(graph, request.inputs, &inv).await?;
-    let wanted = |tensor: &Tensor| {
-        request.outputs.is_empty() || request.outputs.iter().any(|name| name == tensor.name())
-    };
-    let outputs: Vec<_> = outputs.into_iter().filter(wanted).collect();
-    let bytes = total_bytes(&outputs);
-    if bytes > inv.limits.output_bytes {
-        let over = format!("the answer has {bytes} bytes: raise limits.output_bytes");
-        return Err(failure(Outcome::OutputExceeded, over));
+    let mut outputs = compute(graph, request.inputs, &inv).await?;
+    if !request.outputs.is_empty() {
+        let find = |wanted: &RequestedOutput| {
+            let found = outputs.iter().find(|tensor| tensor.name() == wanted.name);
+            found.cloned()
+        };
+        outputs = request.outputs.iter().filter_map(find).collect();
     }
-    inv.cell.add_bytes_out(bytes);
-    Ok(Response {
+    let response = Response {
         outputs,
         parameters: Vec::new(),
-    })
+    };
+    let bytes = response.bytes();
+    if bytes > inv.limits.output_bytes {
+        let over = format!("the answer has {bytes} bytes: raise limits.output_bytes");
+        return Err(Failure::new(Outcome::OutputExceeded, over));
+    }
+    inv.cell.add_bytes_out(bytes);
+    Ok(response)
 }
 
 /// A run that the deadline stops is waited for, so that what it used is known when the call ends.
@@ -57,14 +59,14 @@ async fn compute(
             // Whatever it says now comes too late.
             let _ = running.await;
             let passed = format!("{} ms passed: raise limits.deadline_ms", inv.limits.deadline_ms);
-            return Err(failure(Outcome::DeadlineExceeded, passed));
+            return Err(Failure::new(Outcome::DeadlineExceeded, passed));
         }
     };
     result.map_err(|error| match error {
-        ComputeError::Cancelled => failure(Outcome::Cancelled, "the caller went away"),
+        ComputeError::Cancelled => Failure::new(Outcome::Cancelled, "the caller went away"),
         error => Failure {
             code: error.code().to_owned(),
-            ..failure(Outcome::ModelFailed, error)
+            ..Failure::new(Outcome::ModelFailed, error.to_string())
         },
     })
 }
@@ -76,8 +78,4 @@ fn shapes(graph: &GraphHandle, inputs: &[Tensor]) -> Vec<Vec<u32>> {
     specs
         .filter_map(|spec| Some(shape(&spec.name)?.shape().to_vec()))
         .collect()
-}
-
-fn total_bytes(tensors: &[Tensor]) -> u64 {
-    tensors.iter().map(|tensor| tensor.data().len() as u64).sum()
 }

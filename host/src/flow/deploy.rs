@@ -6,11 +6,12 @@ use std::sync::Arc;
 use db::{DbError, GraphRef, ReleaseSpec};
 use domain::posting::CallKind;
 use domain::{Digest, Limits, Name, Signature, TenantId, UsageCell};
+use runtime::Failure;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::invoke::invocation;
-use super::metered::{call, metered};
+use super::metered::{Recorded, call, metered};
 use super::publish::graded;
 use super::{Error, releases};
 use crate::app::App;
@@ -49,21 +50,32 @@ const GRAPHS: usize = 16;
 /// Most bytes of settings, keys and values together.
 const SETTINGS_BYTES: usize = 64 << 10;
 
-/// Makes a release of `deployment` and points the deployment to it.
+/// Makes a release of `deployment` and points the deployment to it; the tenant pays for the work also when it
+/// is refused.
 pub async fn release(
     app: &Arc<App>,
     tenant: TenantId,
     deployment: &Name,
     spec: Spec,
     first: bool,
-) -> Result<Arc<db::Release>, Error> {
+) -> Result<(Arc<db::Release>, Recorded), Error> {
     check(&spec)?;
     let resolved = resolve(app, tenant, spec).await?;
-    let spec = prove(app, tenant, deployment, resolved).await?;
+    let (spec, recorded) = prove(app, tenant, deployment, resolved).await?;
+    recorded.with(store(app, tenant, deployment, &spec, first).await)
+}
+
+async fn store(
+    app: &App,
+    tenant: TenantId,
+    deployment: &Name,
+    spec: &ReleaseSpec,
+    first: bool,
+) -> Result<Arc<db::Release>, Error> {
     let mut tx = app.db.tenant_tx(tenant).await?;
     let number = match first {
-        true => tx.deployment_create(deployment, &spec).await,
-        false => tx.release_insert(deployment, &spec).await,
+        true => tx.deployment_create(deployment, spec).await,
+        false => tx.release_insert(deployment, spec).await,
     };
     let number = number.map_err(|error| match error {
         DbError::Conflict { .. } => Error::Exists {
@@ -147,7 +159,7 @@ async fn prove(
     tenant: TenantId,
     deployment: &Name,
     spec: ReleaseSpec,
-) -> Result<ReleaseSpec, Error> {
+) -> Result<(ReleaseSpec, Recorded), Error> {
     let call = call(app, CallKind::Deploy, tenant, Some((deployment, 0)));
     let id = call.invocation;
     let host = app.clone();
@@ -165,17 +177,14 @@ async fn prove(
                 body.graphs(),
                 settings,
             );
-            let signature = body.describe(inv).await.map_err(|failure| Error::Failed {
-                invocation: id,
-                outcome: failure.outcome,
-                code: failure.code,
+            let signature = body.describe(inv).await.map_err(|failure| Failure {
                 message: format!("the component's describe() failed: {}", failure.message),
-                retryable: failure.retryable,
+                ..failure
             })?;
             Ok(ReleaseSpec { signature, ..spec })
         };
         graded(describe.await)
     };
-    let (proven, _) = metered(app, call, work).await?;
-    proven.ok_or(Error::Internal)?
+    let (proven, recorded) = metered(app, call, work).await?;
+    recorded.with(proven.unwrap_or(Err(Error::Internal)))
 }

@@ -1,6 +1,8 @@
 //! What can go wrong in a use case; `http::problem` turns each into an answer.
 
-use domain::{InvocationId, Outcome};
+use runtime::Failure;
+
+use super::metered::Recorded;
 
 /// A use case that could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -80,19 +82,16 @@ pub enum Error {
     /// The host is going down.
     #[error("the host is draining: try again in a moment")]
     Draining,
-    /// An accepted call that did not answer; it has a receipt.
-    #[error("{message}")]
-    Failed {
-        /// The receipt.
-        invocation: InvocationId,
-        /// How it ended.
-        outcome: Outcome,
-        /// The guest's own code for a guest failure, else the outcome's.
-        code: String,
-        /// For the caller.
-        message: String,
-        /// Whether trying again may help.
-        retryable: bool,
+    /// A call that ran and did not answer.
+    #[error("{}", .0.message)]
+    Failed(Failure),
+    /// An accepted call that came to nothing, for whatever cause: it has a receipt all the same.
+    #[error("{cause}")]
+    Accepted {
+        /// What was recorded of it.
+        recorded: Box<Recorded>,
+        /// Why; never of this kind itself.
+        cause: Box<Self>,
     },
     /// The ledger cannot keep a record, so nothing is run.
     #[error(transparent)]
@@ -125,6 +124,33 @@ impl Error {
         Self::NotFound {
             what,
             name: name.to_string(),
+        }
+    }
+
+    /// What was recorded, where a call was accepted.
+    pub fn recorded(&self) -> Option<&Recorded> {
+        match self {
+            Self::Accepted { recorded, .. } => Some(recorded),
+            _ => None,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Recorded {
+    /// What the recorded call came to, with the record: beside its value, or inside its error.
+    pub fn with<T>(self, result: Result<T, Error>) -> Result<(T, Self), Error> {
+        match result {
+            Ok(value) => Ok((value, self)),
+            Err(cause) => Err(Error::Accepted {
+                recorded: Box::new(self),
+                cause: Box::new(cause),
+            }),
         }
     }
 }

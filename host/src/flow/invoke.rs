@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::posting::CallKind;
-use domain::{InvocationId, Limits, Name, Outcome, TenantId, UsageCell};
+use domain::{DType, InvocationId, Limits, Name, Outcome, TenantId, UsageCell};
 use runtime::{Failure, Graphs, Request, Response};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,27 +14,41 @@ use super::Error;
 use super::bare::bare;
 use super::metered::{Recorded, call, metered};
 use super::releases::{Body, Release};
-use super::signature::{check_answer, check_request};
+use super::signature::{check_answer, check_encoding, check_request};
 use crate::app::App;
 
 /// An answered call.
-pub struct Answer {
-    /// The release that answered.
-    pub release: u32,
-    /// The outputs.
-    pub response: Response,
+pub struct Answer<T> {
+    /// The answer as the caller's protocol writes it.
+    pub reply: T,
     /// What was recorded.
     pub recorded: Recorded,
 }
 
+/// How the caller's protocol writes answers.
+pub struct Encoding<F> {
+    /// What it is called, for messages.
+    pub name: &'static str,
+    /// Whether elements of a type have a form in it.
+    pub has: fn(DType) -> bool,
+    /// Writes the answer of a release, within its limits. It is a part of the call: metered, and done before
+    /// the call's place is free.
+    pub encode: F,
+}
+
 /// Calls a deployment. When the returned future is dropped, the call is cancelled and still recorded.
-pub async fn invoke(
+pub async fn invoke<T, F>(
     app: &Arc<App>,
     tenant: TenantId,
     deployment: &Name,
     number: Option<u32>,
     mut request: Request,
-) -> Result<Answer, Error> {
+    encoding: Encoding<F>,
+) -> Result<Answer<T>, Error>
+where
+    T: Send + 'static,
+    F: FnOnce(u32, Response, &Limits) -> Result<T, Failure> + Send + 'static,
+{
     if app.draining() {
         return Err(Error::Draining);
     }
@@ -47,6 +61,7 @@ pub async fn invoke(
     let started = Instant::now();
     let row = app.releases.row(app, tenant, deployment, number).await?;
     check_request(&row.spec.signature, &request)?;
+    check_encoding(&row.spec.signature, &request.outputs, encoding.name, encoding.has)?;
     let place = app.admission.place(tenant, deployment, &row.spec.limits).await?;
     let deadline = started + Duration::from_millis(row.spec.limits.deadline_ms);
 
@@ -57,47 +72,27 @@ pub async fn invoke(
     }
     let cancel = CancellationToken::new();
     let _cancel_when_dropped = cancel.clone().drop_guard();
-    let (host, release) = (app.clone(), row.number);
+    let host = app.clone();
     let work = move |cell: Arc<UsageCell>| async move {
         let _place = place;
-        let loaded = match host.releases.load(&host, tenant, &row, &cell).await {
-            Ok(loaded) => loaded,
-            Err(error) => return (Outcome::HostFault, Err(Stop::Host(error))),
+        let answer = async {
+            let loaded = host.releases.load(&host, tenant, &row, &cell).await?;
+            let (graphs, settings) = (loaded.body.graphs(), loaded.settings.clone());
+            let mut inv = invocation(id, &row.spec.limits, &cell, cancel, graphs, settings);
+            inv.deadline = deadline;
+            let response = run(&loaded, request, inv).await?;
+            let encode = || (encoding.encode)(row.number, response, &row.spec.limits);
+            Ok(runtime::metered(&cell, encode)?)
         };
-        let (graphs, settings) = (loaded.body.graphs(), loaded.settings.clone());
-        let mut inv = invocation(id, &row.spec.limits, &cell, cancel, graphs, settings);
-        inv.deadline = deadline;
-        match run(&loaded, request, inv).await {
-            Ok(response) => (Outcome::Ok, Ok(response)),
-            Err(failure) => (failure.outcome, Err(Stop::Guest(failure))),
+        match answer.await {
+            Ok(reply) => (Outcome::Ok, Ok(reply)),
+            Err(Error::Failed(failure)) => (failure.outcome, Err(Error::Failed(failure))),
+            Err(error) => (Outcome::HostFault, Err(error)),
         }
     };
     let (result, recorded) = metered(app, call, work).await?;
-    match result {
-        Some(Ok(response)) => Ok(Answer {
-            release,
-            response,
-            recorded,
-        }),
-        Some(Err(Stop::Host(error))) => Err(error),
-        Some(Err(Stop::Guest(failure))) => Err(failed(id, failure)),
-        None => Err(Error::Internal),
-    }
-}
-
-enum Stop {
-    Host(Error),
-    Guest(Failure),
-}
-
-fn failed(invocation: InvocationId, failure: Failure) -> Error {
-    Error::Failed {
-        invocation,
-        outcome: failure.outcome,
-        code: failure.code,
-        message: failure.message,
-        retryable: failure.retryable,
-    }
+    let (reply, recorded) = recorded.with(result.unwrap_or(Err(Error::Internal)))?;
+    Ok(Answer { reply, recorded })
 }
 
 /// What the sandbox needs to know of a call that starts now.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domain::posting::CallKind;
-use domain::{Digest, InvocationId, Name, Outcome, TenantId, UsageCell};
+use domain::{Digest, Name, Outcome, TenantId, UsageCell};
 use runtime::{CompileError, InspectError, UploadCaps};
 
 use super::Error;
-use super::metered::{call, metered};
+use super::metered::{Recorded, call, metered};
 use crate::app::App;
 
 /// What an upload became.
@@ -17,8 +17,8 @@ pub struct Published<Row> {
     pub row: Row,
     /// Whether it is new; the same bytes again are the same row.
     pub fresh: bool,
-    /// The receipt of the work.
-    pub invocation: InvocationId,
+    /// The record of the work.
+    pub recorded: Recorded,
 }
 
 /// Inspects, compiles and keeps a component; the tenant pays for the work also when it is refused.
@@ -34,18 +34,18 @@ pub async fn component(
         graded(compile(&host, upload, &cell).await)
     };
     let (prepared, recorded) = metered(app, call(app, CallKind::Publish, tenant, None), work).await?;
-    let component = prepared.ok_or(Error::Internal)??;
-    let digest = Digest::of(&component);
-    let bytes = component.len() as u64;
-    app.blobs.put(digest, component).await?;
-    let mut tx = app.db.tenant_tx(tenant).await?;
-    let (row, fresh) = tx.component_revision_insert(&name, digest, bytes).await?;
-    tx.commit().await?;
-    Ok(Published {
-        row,
-        fresh,
-        invocation: recorded.finished.call.invocation,
-    })
+    let (component, recorded) = recorded.with(prepared.unwrap_or(Err(Error::Internal)))?;
+    let store = async {
+        let digest = Digest::of(&component);
+        let bytes = component.len() as u64;
+        app.blobs.put(digest, component).await?;
+        let mut tx = app.db.tenant_tx(tenant).await?;
+        let stored = tx.component_revision_insert(&name, digest, bytes).await?;
+        tx.commit().await?;
+        Ok(stored)
+    };
+    let ((row, fresh), recorded) = recorded.with(store.await)?;
+    Ok(Published { row, fresh, recorded })
 }
 
 async fn compile(app: &App, upload: Bytes, cell: &Arc<UsageCell>) -> Result<Bytes, Error> {
@@ -80,19 +80,19 @@ pub async fn graph(
         graded(load.await.map_err(Error::from))
     };
     let (loaded, recorded) = metered(app, call(app, CallKind::Publish, tenant, None), work).await?;
-    let signature = loaded.ok_or(Error::Internal)??.signature().clone();
-    let bytes = upload.len() as u64;
-    app.blobs.put(digest, upload).await?;
-    let mut tx = app.db.tenant_tx(tenant).await?;
-    let (row, fresh) = tx
-        .graph_version_insert(&name, digest, bytes, ENCODING, &signature)
-        .await?;
-    tx.commit().await?;
-    Ok(Published {
-        row,
-        fresh,
-        invocation: recorded.finished.call.invocation,
-    })
+    let (loaded, recorded) = recorded.with(loaded.unwrap_or(Err(Error::Internal)))?;
+    let store = async {
+        let bytes = upload.len() as u64;
+        app.blobs.put(digest, upload).await?;
+        let mut tx = app.db.tenant_tx(tenant).await?;
+        let stored = tx
+            .graph_version_insert(&name, digest, bytes, ENCODING, loaded.signature())
+            .await?;
+        tx.commit().await?;
+        Ok(stored)
+    };
+    let ((row, fresh), recorded) = recorded.with(store.await)?;
+    Ok(Published { row, fresh, recorded })
 }
 
 /// The outcome under which a publish or deploy is recorded.
@@ -103,7 +103,7 @@ pub fn graded<T>(result: Result<T, Error>) -> (Outcome, Result<T, Error>) {
             Outcome::HostFault
         }
         Err(Error::Inspect(_) | Error::Compile(_) | Error::Load(_)) => Outcome::GuestFailure,
-        Err(Error::Failed { outcome, .. }) => *outcome,
+        Err(Error::Failed(failure)) => failure.outcome,
         Err(_) => Outcome::HostFault,
     };
     (outcome, result)

@@ -1,7 +1,7 @@
 //! The promise of a release's signature, held by callers before anything runs and by guests after.
 
-use domain::{Outcome, Signature, Tensor};
-use runtime::{Failure, Request, Response};
+use domain::{DType, Outcome, Signature, Tensor, TensorSpec};
+use runtime::{Failure, Request, RequestedOutput, Response};
 
 use super::Error;
 
@@ -9,7 +9,7 @@ use super::Error;
 pub(super) fn check_request(signature: &Signature, request: &Request) -> Result<(), Error> {
     check_inputs(signature, &request.inputs)?;
     for (index, wanted) in request.outputs.iter().enumerate() {
-        let field = format!("outputs[{index}]");
+        let (field, wanted) = (format!("outputs[{index}]"), &wanted.name);
         if !signature.outputs.iter().any(|spec| spec.name == *wanted) {
             let known: Vec<_> = signature.outputs.iter().map(|spec| spec.name.as_str()).collect();
             return Err(Error::invalid(
@@ -17,7 +17,10 @@ pub(super) fn check_request(signature: &Signature, request: &Request) -> Result<
                 format!("'{wanted}' is none of the outputs {known:?}"),
             ));
         }
-        if request.outputs[..index].contains(wanted) {
+        if request.outputs[..index]
+            .iter()
+            .any(|earlier| earlier.name == *wanted)
+        {
             return Err(Error::invalid(field, format!("'{wanted}' is named twice")));
         }
     }
@@ -54,16 +57,41 @@ fn check_inputs(signature: &Signature, inputs: &[Tensor]) -> Result<(), Error> {
         }
     }
     let given = |name: &str| inputs.iter().any(|tensor| tensor.name() == name);
-    match signature.inputs.iter().find(|spec| !given(&spec.name)) {
+    let missing = |spec: &&TensorSpec| !spec.optional && !given(&spec.name);
+    match signature.inputs.iter().find(missing) {
         Some(spec) => Err(Error::invalid("inputs", format!("'{}' is missing", spec.name))),
         None => Ok(()),
     }
 }
 
+/// Refuses a call whose answer could not be written in the caller's encoding, before anything runs.
+pub(super) fn check_encoding(
+    signature: &Signature,
+    wanted: &[RequestedOutput],
+    encoding: &str,
+    has: impl Fn(DType) -> bool,
+) -> Result<(), Error> {
+    for spec in signature.outputs.iter().filter(|spec| !has(spec.dtype)) {
+        let index = wanted.iter().position(|output| output.name == spec.name);
+        let field = match index {
+            Some(index) => format!("outputs[{index}]"),
+            None if wanted.is_empty() => "outputs".to_owned(),
+            None => continue,
+        };
+        let (name, dtype) = (&spec.name, spec.dtype.as_str());
+        let message = format!(
+            "'{name}' is {dtype}, which has no form in {encoding}: \
+             ask for other outputs by name, or let the pipeline answer FP32"
+        );
+        return Err(Error::invalid(field, message));
+    }
+    Ok(())
+}
+
 /// Refuses a guest's answer that is not what the release said it gives.
 pub(super) fn check_answer(
     signature: &Signature,
-    wanted: &[String],
+    wanted: &[RequestedOutput],
     response: Response,
 ) -> Result<Response, Failure> {
     for tensor in &response.outputs {
@@ -72,29 +100,16 @@ pub(super) fn check_answer(
             let (name, dtype, shape) = (tensor.name(), tensor.dtype().as_str(), tensor.shape());
             let message =
                 format!("the answer has '{name}' as {dtype} {shape:?}, which is not in the signature");
-            return Err(failure(Outcome::InvalidOutput, message));
+            return Err(Failure::new(Outcome::InvalidOutput, message));
         }
     }
     let given = |name: &str| response.outputs.iter().any(|tensor| tensor.name() == name);
-    match signature
-        .outputs
-        .iter()
-        .find(|spec| wanted.is_empty() && !given(&spec.name))
-    {
-        Some(spec) => Err(failure(
+    let lacking = |spec: &&TensorSpec| wanted.is_empty() && !spec.optional && !given(&spec.name);
+    match signature.outputs.iter().find(lacking) {
+        Some(spec) => Err(Failure::new(
             Outcome::InvalidOutput,
             format!("the answer lacks the output '{}'", spec.name),
         )),
         None => Ok(response),
-    }
-}
-
-/// A call that ran and does not answer, for the host's own reasons.
-pub(super) fn failure(outcome: Outcome, message: impl ToString) -> Failure {
-    Failure {
-        outcome,
-        code: outcome.as_str().to_owned(),
-        message: message.to_string(),
-        retryable: false,
     }
 }

@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::auth::Principal;
+use super::problem::cost;
 use super::{Shared, body, listed, named};
 use crate::app::App;
 use crate::flow::{Error, publish};
@@ -33,13 +34,13 @@ async fn upload(
     let bytes = body::upload(body, app.config.component_max_mib << 20).await?;
     let published = publish::component(&app, tenant, name, bytes).await?;
     let mut view = view(&published.row);
-    view["invocation"] = json!(published.invocation);
+    view["invocation"] = json!(published.recorded.finished.call.invocation);
     let status = if published.fresh {
         StatusCode::CREATED
     } else {
         StatusCode::OK
     };
-    Ok((status, Json(view)))
+    Ok((status, cost(&published.recorded, None), Json(view)))
 }
 
 async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {

@@ -13,10 +13,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::auth::Principal;
+use super::problem::cost;
 use super::{Shared, body, listed, named};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::deploy::{Pick, Spec, release};
+use crate::flow::metered::Recorded;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -60,8 +62,8 @@ async fn create(
         settings,
         limits,
     };
-    let row = release(&app, tenant, &name, spec, true).await?;
-    Ok((StatusCode::CREATED, Json(view(&row))))
+    let (row, recorded) = release(&app, tenant, &name, spec, true).await?;
+    Ok(released(&row, &recorded))
 }
 
 async fn renew(
@@ -72,8 +74,8 @@ async fn renew(
 ) -> Result<impl IntoResponse, Error> {
     let tenant = principal.manages()?;
     let name = named(&name)?;
-    let row = release(&app, tenant, &name, body.read().await?, false).await?;
-    Ok((StatusCode::CREATED, Json(view(&row))))
+    let (row, recorded) = release(&app, tenant, &name, body.read().await?, false).await?;
+    Ok(released(&row, &recorded))
 }
 
 async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {
@@ -136,6 +138,13 @@ async fn hide(
     tx.commit().await?;
     app.releases.forget(tenant, &name);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A new release, and what making it cost.
+fn released(row: &db::Release, recorded: &Recorded) -> impl IntoResponse + use<> {
+    let mut view = view(row);
+    view["invocation"] = json!(recorded.finished.call.invocation);
+    (StatusCode::CREATED, cost(recorded, None), Json(view))
 }
 
 fn view(row: &db::Release) -> Value {

@@ -1,14 +1,18 @@
 //! Every error's answer: `application/problem+json` (RFC 9457) with a stable code, in one match.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use db::DbError;
-use domain::{InvocationId, Outcome};
-use runtime::{CompileError, InspectError};
-use serde_json::json;
+use domain::{InvocationId, Outcome, Parameter};
+use runtime::{CompileError, Failure, InspectError};
+use serde::Serialize;
 
+use super::tensors::parameters::Object;
 use crate::flow::Error;
+use crate::flow::metered::Recorded;
 
 /// An error as the API answers it.
 #[derive(Debug)]
@@ -19,8 +23,40 @@ pub struct Problem {
     pub code: String,
     /// What happened and what to do, for people.
     pub detail: String,
-    /// The receipt, where a call was accepted.
-    pub receipt: Option<InvocationId>,
+    /// What a call that ran says of its failure: whether the same may succeed later, and a pipeline's
+    /// details for programs.
+    pub failed: Option<(bool, Vec<Parameter>)>,
+    /// What was recorded, where a call was accepted.
+    pub recorded: Option<Box<Recorded>>,
+}
+
+/// The members that a problem and V2's error have in common.
+#[derive(Serialize)]
+struct Details<'a> {
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retryable: Option<bool>,
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    parameters: Object<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<InvocationId>,
+}
+
+#[derive(Serialize)]
+struct V2Body<'a> {
+    error: &'a str,
+    #[serde(flatten)]
+    details: Details<'a>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(flatten)]
+    details: Details<'a>,
 }
 
 impl Problem {
@@ -29,24 +65,42 @@ impl Problem {
             status,
             code: code.into(),
             detail: detail.to_string(),
-            receipt: None,
+            failed: None,
+            recorded: None,
         }
     }
 
     /// The answer in the form of the V2 protocol.
     pub fn into_v2(self) -> Response {
-        let body = json!({ "error": self.detail, "code": self.code });
+        let body = V2Body {
+            error: &self.detail,
+            details: self.details(),
+        };
         let mut response = (self.status, Json(body)).into_response();
         self.mark(&mut response);
         response
     }
 
+    fn details(&self) -> Details<'_> {
+        let (retryable, parameters) = self
+            .failed
+            .as_ref()
+            .map_or((None, &[][..]), |(retryable, parameters)| {
+                (Some(*retryable), parameters)
+            });
+        let receipt = self.recorded.as_ref();
+        Details {
+            code: &self.code,
+            retryable,
+            parameters: Object::of(parameters),
+            receipt: receipt.map(|recorded| recorded.finished.call.invocation),
+        }
+    }
+
     fn mark(&self, response: &mut Response) {
         let headers = response.headers_mut();
-        if let Some(receipt) = self.receipt
-            && let Ok(value) = HeaderValue::from_str(&receipt.to_string())
-        {
-            headers.insert("wattle-receipt", value);
+        if let Some(recorded) = &self.recorded {
+            headers.extend(cost(recorded, None));
         }
         if matches!(
             self.status,
@@ -62,17 +116,13 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let title = self.status.canonical_reason().unwrap_or("Error");
-        let mut body = json!({
-            "type": format!("urn:wattle:problem:{}", self.code),
-            "title": title,
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.detail,
-        });
-        if let Some(receipt) = self.receipt {
-            body["receipt"] = json!(receipt);
-        }
+        let body = Body {
+            r#type: format!("urn:wattle:problem:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            details: self.details(),
+        };
         let mut response = (self.status, Json(body)).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -90,6 +140,9 @@ impl IntoResponse for Error {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         use StatusCode as S;
+        if let Error::Accepted { recorded, cause } = error {
+            return accepted(recorded, *cause);
+        }
         let detail = error.to_string();
         let problem = |status, code: &str| Self::new(status, code, &detail);
         match &error {
@@ -116,15 +169,11 @@ impl From<Error> for Problem {
             Error::JournalFilling => problem(S::SERVICE_UNAVAILABLE, "journal_filling"),
             Error::JournalBroken => problem(S::SERVICE_UNAVAILABLE, "journal_broken"),
             Error::Draining => problem(S::SERVICE_UNAVAILABLE, "draining"),
-            Error::Failed {
-                invocation,
-                outcome,
-                code,
-                ..
-            } => Self {
-                receipt: Some(*invocation),
-                ..Self::new(failure_status(*outcome), code.clone(), &detail)
+            Error::Failed(failure) => Self {
+                failed: Some((failure.retryable, failure.parameters.clone())),
+                ..Self::new(failure_status(failure), failure.code.clone(), &detail)
             },
+            Error::Accepted { .. } => problem(S::INTERNAL_SERVER_ERROR, "internal"),
             Error::Journal(inner) => logged(S::SERVICE_UNAVAILABLE, inner.code(), &error),
             Error::Db(inner) => database(inner, &error),
             Error::Blob(_) => logged(S::SERVICE_UNAVAILABLE, "blob_store_unavailable", &error),
@@ -134,9 +183,51 @@ impl From<Error> for Problem {
     }
 }
 
+/// The answer to an accepted call that came to nothing: what is recorded as the host's fault is answered so.
+fn accepted(recorded: Box<Recorded>, cause: Error) -> Problem {
+    let said = cause.to_string();
+    let mut problem = Problem::from(cause);
+    if recorded.finished.outcome == Outcome::HostFault && problem.status.is_client_error() {
+        let code = &problem.code;
+        tracing::error!(error = said, code, "an accepted call failed in the host");
+        problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem.code, OURS);
+    }
+    Problem {
+        recorded: Some(recorded),
+        ..problem
+    }
+}
+
+/// What a call used and may have cost, in headers; with how long the caller waited, where that is known.
+pub(super) fn cost(recorded: &Recorded, total: Option<Duration>) -> HeaderMap {
+    let Recorded {
+        finished,
+        provisional_uj,
+        ..
+    } = recorded;
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let (guest, model) = (ms(finished.usage.cpu_ns), ms(finished.usage.model_ns()));
+    let mut timing = format!("guest;dur={guest:.3}, model;dur={model:.3}");
+    if let Some(total) = total {
+        let total = total.as_secs_f64() * 1e3;
+        timing = format!("{timing}, total;dur={total:.3}");
+    }
+    let values = [
+        ("wattle-receipt", Some(finished.call.invocation.to_string())),
+        ("wattle-energy-uj", provisional_uj.map(|uj| uj.to_string())),
+        ("wattle-fuel", Some(finished.usage.fuel.to_string())),
+        ("server-timing", Some(timing)),
+    ];
+    let header = |(name, value): (&'static str, Option<String>)| {
+        let value = HeaderValue::from_str(&value?).ok()?;
+        Some((HeaderName::from_static(name), value))
+    };
+    values.into_iter().filter_map(header).collect()
+}
+
 /// The status of a call that ran and did not answer.
-fn failure_status(outcome: Outcome) -> StatusCode {
-    match outcome {
+fn failure_status(failure: &Failure) -> StatusCode {
+    match failure.outcome {
         Outcome::Ok => StatusCode::OK,
         Outcome::GuestFailure
         | Outcome::FuelExhausted
@@ -151,18 +242,17 @@ fn failure_status(outcome: Outcome) -> StatusCode {
         | Outcome::Trapped => StatusCode::UNPROCESSABLE_ENTITY,
         Outcome::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Outcome::Cancelled => StatusCode::REQUEST_TIMEOUT,
+        Outcome::HostFault if failure.retryable => StatusCode::SERVICE_UNAVAILABLE,
         Outcome::HostFault | Outcome::HostLost => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
+const OURS: &str = "the host could not do this now: try again; the operator's log has the cause";
+
 /// A failure of the host: the cause goes to the log, the caller learns only that it is ours.
 fn logged(status: StatusCode, code: &str, error: &Error) -> Problem {
     tracing::error!(%error, code, "a request failed in the host");
-    Problem::new(
-        status,
-        code,
-        "the host could not do this now: try again; the operator's log has the cause",
-    )
+    Problem::new(status, code, OURS)
 }
 
 fn database(inner: &DbError, error: &Error) -> Problem {

@@ -1,30 +1,31 @@
 //! Tensors in the V2 protocol's JSON: flat or nested numbers, booleans and strings.
 
+pub(super) mod parameters;
+pub(super) mod reply;
+
 use std::fmt;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use bytes::Bytes;
-use domain::tensor::byte_strings;
 use domain::{DType, Tensor};
-use runtime::{Request, Response};
+use runtime::{Request, RequestedOutput};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
 use crate::flow::Error;
-use crate::flow::invoke::Answer;
+use parameters::Given;
+use reply::has_form;
 
 #[derive(Deserialize)]
 struct Infer<'a> {
     #[serde(default)]
     id: String,
-    #[serde(default)]
-    parameters: Map<String, Value>,
+    #[serde(default, borrow)]
+    parameters: Given<'a>,
     #[serde(borrow)]
     inputs: Vec<Input<'a>>,
-    #[serde(default)]
-    outputs: Vec<Output>,
+    #[serde(default, borrow)]
+    outputs: Vec<Output<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -32,15 +33,17 @@ struct Input<'a> {
     name: String,
     shape: Vec<u32>,
     datatype: DType,
-    #[serde(default)]
-    parameters: Map<String, Value>,
+    #[serde(default, borrow)]
+    parameters: Given<'a>,
     #[serde(borrow)]
     data: &'a RawValue,
 }
 
 #[derive(Deserialize)]
-struct Output {
+struct Output<'a> {
     name: String,
+    #[serde(default, borrow)]
+    parameters: Given<'a>,
 }
 
 /// Most tensors in a request.
@@ -52,40 +55,52 @@ pub(super) fn request(body: &[u8]) -> Result<Request, Error> {
     if infer.inputs.len() > TENSORS {
         return Err(Error::invalid("inputs", format!("at most {TENSORS} tensors")));
     }
-    let inputs = infer
-        .inputs
-        .iter()
-        .enumerate()
-        .map(|(index, input)| tensor(index, input));
+    if infer.outputs.len() > TENSORS {
+        return Err(Error::invalid("outputs", format!("at most {TENSORS} tensors")));
+    }
+    let inputs = infer.inputs.into_iter().enumerate();
+    let output = |(index, output): (usize, Output<'_>)| {
+        let field = format!("outputs[{index}].parameters");
+        Ok::<_, Error>(RequestedOutput {
+            name: output.name,
+            parameters: output.parameters.take(&field, None)?,
+        })
+    };
     Ok(Request {
         id: infer.id,
-        inputs: inputs.collect::<Result<_, _>>()?,
-        outputs: infer.outputs.into_iter().map(|output| output.name).collect(),
-        parameters: infer
-            .parameters
+        inputs: inputs
+            .map(|(index, input)| tensor(index, input))
+            .collect::<Result<_, _>>()?,
+        outputs: infer
+            .outputs
             .into_iter()
-            .map(|(key, value)| (key, value.to_string()))
-            .collect(),
+            .enumerate()
+            .map(output)
+            .collect::<Result<_, _>>()?,
+        parameters: infer.parameters.take("parameters", None)?,
     })
 }
 
-fn tensor(index: usize, input: &Input<'_>) -> Result<Tensor, Error> {
-    if matches!(input.datatype, DType::Fp16 | DType::Bf16) {
+fn tensor(index: usize, input: Input<'_>) -> Result<Tensor, Error> {
+    if !has_form(input.datatype) {
         let message = format!("{} has no form in JSON: send FP32", input.datatype.as_str());
         return Err(Error::invalid(format!("inputs[{index}].datatype"), message));
     }
-    let base64 = input.parameters.get("content_type").and_then(Value::as_str) == Some("base64");
+    // At most four bytes for each of the body's, which is bounded: an FP64 is written `0,` at the shortest.
     let mut data = Vec::new();
     let sink = Elements {
         dtype: input.datatype,
-        base64,
+        base64: input.parameters.base64(),
         data: &mut data,
     };
     let mut json = serde_json::Deserializer::from_str(input.data.get());
     let parsed = sink.deserialize(&mut json);
     parsed.map_err(|error| Error::invalid(format!("inputs[{index}].data"), error))?;
-    let tensor = Tensor::new(&input.name, input.datatype, input.shape.clone(), data);
-    tensor.map_err(|error| Error::invalid(format!("inputs[{index}]"), error))
+    let tensor = Tensor::new(input.name, input.datatype, input.shape, data);
+    let tensor = tensor.map_err(|error| Error::invalid(format!("inputs[{index}]"), error))?;
+    let field = format!("inputs[{index}].parameters");
+    let parameters = input.parameters.take(&field, Some(input.datatype))?;
+    Ok(tensor.with_parameters(parameters))
 }
 
 /// Takes elements, however nested, and appends their little-endian bytes.
@@ -175,8 +190,23 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        if self.dtype != DType::Bytes {
-            return Err(E::custom(format!("a string is no {}", self.dtype.as_str())));
+        let number = match value {
+            "NaN" => Some(f64::NAN),
+            "Infinity" => Some(f64::INFINITY),
+            "-Infinity" => Some(f64::NEG_INFINITY),
+            _ => None,
+        };
+        match (self.dtype, number) {
+            (DType::Bytes, _) => {}
+            (DType::Fp32, Some(number)) => {
+                self.data.extend((number as f32).to_le_bytes());
+                return Ok(());
+            }
+            (DType::Fp64, Some(number)) => {
+                self.data.extend(number.to_le_bytes());
+                return Ok(());
+            }
+            (dtype, _) => return Err(E::custom(format!("a string is no {}", dtype.as_str()))),
         }
         let decoded;
         let bytes = if self.base64 {
@@ -192,83 +222,4 @@ impl<'de> Visitor<'de> for Elements<'_> {
         self.data.extend(bytes);
         Ok(())
     }
-}
-
-/// The body of an answer.
-pub(super) fn response(id: &str, deployment: &str, answer: &Answer) -> Result<Bytes, Error> {
-    let Response { outputs, parameters } = &answer.response;
-    let outputs: Vec<Value> = outputs.iter().map(output).collect::<Result<_, _>>()?;
-    let mut body = json!({
-        "model_name": deployment,
-        "model_version": answer.release.to_string(),
-        "outputs": outputs,
-    });
-    if !id.is_empty() {
-        body["id"] = json!(id);
-    }
-    if !parameters.is_empty() {
-        let parse = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
-        let all = parameters.iter().map(|(key, value)| (key.clone(), parse(value)));
-        body["parameters"] = Value::Object(all.collect());
-    }
-    serde_json::to_vec(&body)
-        .map(Bytes::from)
-        .map_err(|_| Error::Internal)
-}
-
-fn output(tensor: &Tensor) -> Result<Value, Error> {
-    let data = tensor.data();
-    macro_rules! numbers {
-        ($type:ty) => {
-            data.chunks_exact(size_of::<$type>())
-                .map(|chunk| Value::from(<$type>::from_le_bytes(chunk.try_into().unwrap_or_default())))
-                .collect()
-        };
-    }
-    let mut parameters = None;
-    let elements: Vec<Value> = match tensor.dtype() {
-        DType::Bool => data.iter().map(|&byte| Value::from(byte != 0)).collect(),
-        DType::U8 => numbers!(u8),
-        DType::I8 => numbers!(i8),
-        DType::U16 => numbers!(u16),
-        DType::I16 => numbers!(i16),
-        DType::U32 => numbers!(u32),
-        DType::I32 => numbers!(i32),
-        DType::U64 => numbers!(u64),
-        DType::I64 => numbers!(i64),
-        DType::Fp32 => numbers!(f32),
-        DType::Fp64 => numbers!(f64),
-        DType::Bytes => {
-            let strings = byte_strings(data).unwrap_or_default();
-            if strings.iter().all(|bytes| std::str::from_utf8(bytes).is_ok()) {
-                strings
-                    .iter()
-                    .map(|bytes| Value::from(String::from_utf8_lossy(bytes)))
-                    .collect()
-            } else {
-                parameters = Some(json!({ "content_type": "base64" }));
-                strings
-                    .iter()
-                    .map(|bytes| Value::from(BASE64_STANDARD.encode(bytes)))
-                    .collect()
-            }
-        }
-        DType::Fp16 | DType::Bf16 => {
-            let message = format!(
-                "{} has no form in JSON: let the pipeline answer FP32",
-                tensor.dtype().as_str()
-            );
-            return Err(Error::invalid(format!("outputs.{}", tensor.name()), message));
-        }
-    };
-    let mut view = json!({
-        "name": tensor.name(),
-        "datatype": tensor.dtype(),
-        "shape": tensor.shape(),
-        "data": elements,
-    });
-    if let Some(parameters) = parameters {
-        view["parameters"] = parameters;
-    }
-    Ok(view)
 }

@@ -4,21 +4,24 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use domain::TensorSpec;
+use bytes::Bytes;
+use domain::{DType, Limits, Name, Signature, TensorSpec};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::auth::Principal;
-use super::problem::Problem;
-use super::{Shared, body, named, tensors};
+use super::problem::{Problem, cost};
+use super::tensors::parameters::Object;
+use super::tensors::{self, reply};
+use super::{Shared, body, named};
 use crate::app::App;
 use crate::flow::Error;
-use crate::flow::invoke::{Answer, invoke};
-use crate::flow::metered::Recorded;
+use crate::flow::invoke::{Answer, Encoding, invoke};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -96,25 +99,65 @@ fn number(name: &str, version: Option<&str>) -> Result<Option<u32>, Error> {
         .transpose()
 }
 
+#[derive(Serialize)]
+struct Model<'a> {
+    name: &'a Name,
+    versions: [String; 1],
+    platform: &'a str,
+    inputs: Vec<Spec<'a>>,
+    outputs: Vec<Spec<'a>>,
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    parameters: Object<'a>,
+}
+
+/// A tensor in a model's metadata. `optional` and `parameters` are additions to the protocol.
+#[derive(Serialize)]
+struct Spec<'a> {
+    name: &'a str,
+    datatype: DType,
+    shape: Vec<i64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    optional: bool,
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    parameters: Object<'a>,
+}
+
+impl<'a> Spec<'a> {
+    fn of(spec: &'a TensorSpec) -> Self {
+        Self {
+            name: &spec.name,
+            datatype: spec.dtype,
+            shape: spec.shape.iter().map(|axis| axis.map_or(-1, i64::from)).collect(),
+            optional: spec.optional,
+            parameters: Object::of(&spec.parameters),
+        }
+    }
+}
+
 async fn model(
     State(app): Shared,
     who: Who,
     name: String,
     version: Option<String>,
-) -> Result<Json<Value>, V2Error> {
+) -> Result<Response, V2Error> {
     let row = row(&app, who, &name, version.as_deref()).await?;
-    Ok(Json(json!({
-        "name": row.deployment,
-        "versions": [row.number.to_string()],
-        "platform": if row.spec.component.is_some() { "wattle_pipeline" } else { "onnx" },
-        "inputs": row.spec.signature.inputs.iter().map(spec).collect::<Vec<_>>(),
-        "outputs": row.spec.signature.outputs.iter().map(spec).collect::<Vec<_>>(),
-    })))
-}
-
-fn spec(spec: &TensorSpec) -> Value {
-    let shape: Vec<i64> = spec.shape.iter().map(|axis| axis.map_or(-1, i64::from)).collect();
-    json!({ "name": spec.name, "datatype": spec.dtype, "shape": shape })
+    let Signature {
+        inputs,
+        outputs,
+        parameters,
+    } = &row.spec.signature;
+    let model = Model {
+        name: &row.deployment,
+        versions: [row.number.to_string()],
+        platform: match row.spec.component {
+            Some(_) => "wattle_pipeline",
+            None => "onnx",
+        },
+        inputs: inputs.iter().map(Spec::of).collect(),
+        outputs: outputs.iter().map(Spec::of).collect(),
+        parameters: Object::of(parameters),
+    };
+    Ok(Json(model).into_response())
 }
 
 async fn model_ready(
@@ -127,46 +170,45 @@ async fn model_ready(
     Ok(Json(json!({ "name": row.deployment, "ready": app.ready() })))
 }
 
-async fn infer(
-    State(app): Shared,
-    who: Who,
-    name: String,
-    version: Option<String>,
-    body: Body,
-) -> Result<Response, V2Error> {
+async fn infer(State(app): Shared, who: Who, name: String, version: Option<String>, body: Body) -> Response {
     let started = Instant::now();
-    let tenant = who?.invokes()?;
-    let deployment = named(&name)?;
-    let number = number(&name, version.as_deref())?;
-    let bytes = body::read(body, app.config.body_max_mib << 20).await?;
-    let request = tensors::request(&bytes)?;
-    let id = request.id.clone();
-    let answer = invoke(&app, tenant, &deployment, number, request).await?;
-    let reply = tensors::response(&id, deployment.as_str(), &answer)?;
-    let mut response = ([("content-type", "application/json")], reply).into_response();
-    mark(response.headers_mut(), &answer, started);
-    Ok(response)
+    let (mut response, recorded) = match answer(&app, who, &name, version.as_deref(), body).await {
+        Ok(Answer { reply, recorded }) => {
+            let response = ([("content-type", "application/json")], reply).into_response();
+            (response, Some(recorded))
+        }
+        Err(error) => {
+            let recorded = error.recorded().cloned();
+            (Problem::from(error).into_v2(), recorded)
+        }
+    };
+    if let Some(recorded) = recorded {
+        let cost = cost(&recorded, Some(started.elapsed()));
+        response.headers_mut().extend(cost);
+    }
+    response
 }
 
-/// What the call cost, in headers.
-fn mark(headers: &mut HeaderMap, answer: &Answer, started: Instant) {
-    let Recorded {
-        finished,
-        provisional_uj,
-    } = &answer.recorded;
-    let ms = |ns: u64| ns as f64 / 1e6;
-    let (guest, model) = (ms(finished.usage.cpu_ns), ms(finished.usage.model_ns()));
-    let total = started.elapsed().as_secs_f64() * 1e3;
-    let timing = format!("guest;dur={guest:.3}, model;dur={model:.3}, total;dur={total:.3}");
-    let values = [
-        ("wattle-receipt", Some(finished.call.invocation.to_string())),
-        ("wattle-energy-uj", provisional_uj.map(|uj| uj.to_string())),
-        ("wattle-fuel", Some(finished.usage.fuel.to_string())),
-        ("server-timing", Some(timing)),
-    ];
-    for (name, value) in values {
-        if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(&value)) {
-            headers.insert(name, value);
-        }
-    }
+async fn answer(
+    app: &Arc<App>,
+    who: Who,
+    name: &str,
+    version: Option<&str>,
+    body: Body,
+) -> Result<Answer<Bytes>, Error> {
+    let tenant = who?.invokes()?;
+    let deployment = named(name)?;
+    let number = number(name, version)?;
+    let bytes = body::read(body, app.config.body_max_mib << 20).await?;
+    let request = tensors::request(&bytes)?;
+    drop(bytes);
+    let (id, called) = (request.id.clone(), deployment.clone());
+    let json = Encoding {
+        name: "JSON",
+        has: reply::has_form,
+        encode: move |release, response, limits: &Limits| {
+            reply::encode(&id, called.as_str(), release, &response, limits)
+        },
+    };
+    invoke(app, tenant, &deployment, number, request, json).await
 }

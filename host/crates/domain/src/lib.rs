@@ -23,5 +23,5 @@ pub use limits::Limits;
 pub use name::Name;
 pub use outcome::Outcome;
 pub use role::Role;
-pub use tensor::{DType, Signature, Tensor, TensorSpec};
+pub use tensor::{DType, Parameter, Signature, Tensor, TensorSpec};
 pub use usage::{Usage, UsageCell, Work};

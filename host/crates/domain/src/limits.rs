@@ -16,9 +16,10 @@ pub struct Limits {
     pub table_elements: u64,
     /// Handles that the guest may hold at once.
     pub handles: u64,
-    /// Tensor bytes that the host holds for the guest at once, and the largest single transfer.
+    /// Tensor bytes that the host holds for the guest at once, and the largest single transfer: a request's
+    /// elements and parameters too.
     pub tensor_bytes: u64,
-    /// Bytes of the answer.
+    /// Bytes of the answer: elements, names, shapes and parameters. As text it may have a few times as many.
     pub output_bytes: u64,
     /// Bytes of log, standard output and standard error together.
     pub log_bytes: u64,

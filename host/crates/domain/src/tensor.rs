@@ -83,6 +83,51 @@ impl DType {
     }
 }
 
+/// A named JSON value beside tensors: metadata, not data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Its name, once in each list.
+    pub key: String,
+    /// A JSON text.
+    pub value: String,
+}
+
+impl Parameter {
+    /// The most parameters of one list.
+    pub const MAX_COUNT: usize = 256;
+    /// The most bytes of a key.
+    pub const MAX_KEY_BYTES: usize = 256;
+    /// The most bytes of a value.
+    pub const MAX_VALUE_BYTES: usize = 64 << 10;
+
+    /// Bytes of key and value.
+    pub fn bytes(&self) -> u64 {
+        (self.key.len() + self.value.len()) as u64
+    }
+
+    /// Checks a list's counts and bytes, and that no key stands in it twice; says what is wrong. Whether
+    /// values are JSON is not looked at.
+    pub fn check(list: &[Self]) -> Result<(), String> {
+        if list.len() > Self::MAX_COUNT {
+            return Err(format!("more than {} parameters", Self::MAX_COUNT));
+        }
+        for (index, Self { key, value }) in list.iter().enumerate() {
+            if key.len() > Self::MAX_KEY_BYTES {
+                let limit = Self::MAX_KEY_BYTES;
+                return Err(format!("a parameter's key is over {limit} bytes"));
+            }
+            if value.len() > Self::MAX_VALUE_BYTES {
+                let limit = Self::MAX_VALUE_BYTES;
+                return Err(format!("the parameter '{key}' is over {limit} bytes"));
+            }
+            if list[..index].iter().any(|earlier| earlier.key == *key) {
+                return Err(format!("the parameter '{key}' stands twice"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A named, immutable tensor: row-major, little-endian, its length proven to fit its shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
@@ -90,6 +135,7 @@ pub struct Tensor {
     dtype: DType,
     shape: Vec<u32>,
     data: Bytes,
+    parameters: Vec<Parameter>,
 }
 
 /// Why bytes are not the tensor that they claim to be.
@@ -158,7 +204,24 @@ impl Tensor {
             dtype,
             shape,
             data,
+            parameters: Vec::new(),
         })
+    }
+
+    /// The same tensor with other parameters.
+    pub fn with_parameters(self, parameters: Vec<Parameter>) -> Self {
+        Self { parameters, ..self }
+    }
+
+    /// What is said beside the elements.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Bytes of its elements and parameters.
+    pub fn bytes(&self) -> u64 {
+        let parameters: u64 = self.parameters.iter().map(Parameter::bytes).sum();
+        self.data.len() as u64 + parameters
     }
 
     /// The tensor's name.
@@ -216,9 +279,26 @@ pub struct TensorSpec {
     pub dtype: DType,
     /// The dimensions; `None` is free.
     pub shape: Vec<Option<u32>>,
+    /// Whether a call may leave it out, or an answer that was not asked for it by name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+    /// What callers may like to know of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<Parameter>,
 }
 
 impl TensorSpec {
+    /// A tensor that must be there, without parameters.
+    pub fn new(name: impl Into<String>, dtype: DType, shape: impl Into<Vec<Option<u32>>>) -> Self {
+        Self {
+            name: name.into(),
+            dtype,
+            shape: shape.into(),
+            optional: false,
+            parameters: Vec::new(),
+        }
+    }
+
     /// Whether a tensor of `dtype` and `shape` fits.
     pub fn accepts(&self, dtype: DType, shape: &[u32]) -> bool {
         self.dtype == dtype
@@ -238,6 +318,9 @@ pub struct Signature {
     pub inputs: Vec<TensorSpec>,
     /// Outputs, in the graph's order.
     pub outputs: Vec<TensorSpec>,
+    /// What callers may like to know of the whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<Parameter>,
 }
 
 #[cfg(test)]
@@ -262,6 +345,27 @@ mod tests {
                 Tensor::new("x", DType::I64, shape, vec![]),
                 Err(TensorError::ShapeTooLarge { .. })
             ));
+        }
+    }
+
+    #[test]
+    fn parameters_are_bounded() {
+        let list = |count: usize, key: usize, value: usize| -> Vec<_> {
+            let one = |n| Parameter {
+                key: format!("{n:0key$}"),
+                value: "1".repeat(value),
+            };
+            (0..count).map(one).collect()
+        };
+        for (good, list) in [
+            (true, list(256, 256, 1)),
+            (false, list(257, 3, 1)),
+            (false, list(1, 257, 1)),
+            (true, list(1, 1, 65_536)),
+            (false, list(1, 1, 65_537)),
+            (false, [list(1, 1, 1), list(1, 1, 2)].concat()),
+        ] {
+            assert_eq!(Parameter::check(&list).is_ok(), good, "{} of them", list.len());
         }
     }
 

@@ -41,6 +41,7 @@ pub(crate) fn signature(
     let signature = Signature {
         inputs: inputs.collect::<Result<_, _>>()?,
         outputs: outputs.collect::<Result<_, _>>()?,
+        parameters: Vec::new(),
     };
     for specs in [&signature.inputs, &signature.outputs] {
         let mut names: Vec<_> = specs.iter().map(|spec| &spec.name).collect();
@@ -87,7 +88,7 @@ fn spec(
                 "run ONNX shape inference on the model",
             )
         })?;
-    Ok(TensorSpec { name, dtype, shape })
+    Ok(TensorSpec::new(name, dtype, shape))
 }
 
 fn declared_shape(name: &str, tensor: &TypeProtoTensor) -> Result<Option<Vec<Option<u32>>>, LoadError> {

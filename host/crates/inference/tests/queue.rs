@@ -65,14 +65,11 @@ impl Backend for Scripted {
         {
             panic!("told to");
         }
-        let spec = TensorSpec {
-            name: "x".into(),
-            dtype: DType::U8,
-            shape: vec![None],
-        };
+        let spec = TensorSpec::new("x", DType::U8, [None]);
         let signature = Signature {
             inputs: vec![spec.clone()],
             outputs: vec![spec],
+            parameters: Vec::new(),
         };
         let events = self.events.lock().unwrap().clone();
         Ok(Box::new(ScriptedGraph {

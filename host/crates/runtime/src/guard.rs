@@ -96,7 +96,7 @@ impl Guard {
 }
 
 /// Runs `work`, which does not wait, and adds this thread's CPU time for it to the cell.
-pub(crate) fn metered<T>(cell: &UsageCell, work: impl FnOnce() -> T) -> T {
+pub fn metered<T>(cell: &UsageCell, work: impl FnOnce() -> T) -> T {
     let before = thread_cpu_ns();
     let result = work();
     cell.add_cpu_ns(thread_cpu_ns().saturating_sub(before));

@@ -29,7 +29,9 @@ mod wasi;
 
 pub use child::{ChildError, compile_child};
 pub use compile::{CompileError, CompileLimits, CompilerCommand};
+pub use convert::check_parameters;
 pub use engine::RuntimeError;
+pub use guard::metered;
 pub use inspect::{InspectError, Inspected, UploadCaps, inspect};
-pub use pipeline::{Failure, Graphs, Invocation, Pipeline, Request, Response};
+pub use pipeline::{Failure, Graphs, Invocation, Pipeline, Request, RequestedOutput, Response};
 pub use runtime::{Options, Runtime};

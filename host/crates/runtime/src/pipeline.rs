@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use domain::{InvocationId, Limits, Outcome, Signature, Tensor, UsageCell};
+use domain::{InvocationId, Limits, Outcome, Parameter, Signature, Tensor, UsageCell};
 use inference::GraphHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -56,9 +56,27 @@ pub struct Request {
     /// The inputs; the caller has checked them against the signature.
     pub inputs: Vec<Tensor>,
     /// The outputs that are wanted; all if empty.
-    pub outputs: Vec<String>,
-    /// Names and JSON texts.
-    pub parameters: Vec<(String, String)>,
+    pub outputs: Vec<RequestedOutput>,
+    /// The caller's parameters; the caller has checked them with [`crate::check_parameters`].
+    pub parameters: Vec<Parameter>,
+}
+
+/// An output that is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestedOutput {
+    /// Its name.
+    pub name: String,
+    /// How it is wanted.
+    pub parameters: Vec<Parameter>,
+}
+
+impl Request {
+    /// Bytes of the inputs' elements and of all parameters.
+    pub fn bytes(&self) -> u64 {
+        let outputs = self.outputs.iter().flat_map(|output| &output.parameters);
+        let parameters = outputs.chain(&self.parameters).map(Parameter::bytes);
+        parameters.chain(self.inputs.iter().map(Tensor::bytes)).sum()
+    }
 }
 
 /// What a guest answers.
@@ -67,8 +85,16 @@ pub struct Response {
     /// The outputs: those that were wanted, in that order. Their lengths fit their shapes; whether they fit
     /// the signature is the caller's to check.
     pub outputs: Vec<Tensor>,
-    /// Names and JSON texts.
-    pub parameters: Vec<(String, String)>,
+    /// The guest's parameters, checked as its tensors' are.
+    pub parameters: Vec<Parameter>,
+}
+
+impl Response {
+    /// Bytes of the outputs' elements and of all parameters.
+    pub fn bytes(&self) -> u64 {
+        let parameters = self.parameters.iter().map(Parameter::bytes);
+        parameters.chain(self.outputs.iter().map(Tensor::bytes)).sum()
+    }
 }
 
 /// Why a call gave no answer.
@@ -83,10 +109,13 @@ pub struct Failure {
     pub message: String,
     /// Whether the same call may succeed later.
     pub retryable: bool,
+    /// A guest's details for programs.
+    pub parameters: Vec<Parameter>,
 }
 
 impl Failure {
-    pub(crate) fn new(outcome: Outcome, message: impl Into<String>) -> Self {
+    /// A failure for the host's own reasons, under the outcome's code.
+    pub fn new(outcome: Outcome, message: impl Into<String>) -> Self {
         let code = outcome.as_str().to_owned();
         // It may quote a guest.
         let message = cut(message.into(), MAX_MESSAGE_BYTES);
@@ -95,6 +124,7 @@ impl Failure {
             code,
             message,
             retryable: false,
+            parameters: Vec::new(),
         }
     }
 
@@ -156,36 +186,46 @@ impl Pipeline {
         }
     }
 
-    /// Asks the guest to answer one call, in a fresh store. Bytes of the request's tensors and of the
-    /// answer's enter the cell.
+    /// Asks the guest to answer one call, in a fresh store. Bytes of the request's tensors and parameters and
+    /// of the answer's enter the cell.
     ///
     /// # Errors
     /// Any outcome but `Ok`. The invocation's cell is complete in either case.
     pub async fn infer(&self, request: Request, invocation: Invocation) -> Result<Response, Failure> {
         let (cell, limits) = (Arc::clone(&invocation.cell), invocation.limits.clone());
-        cell.add_bytes_in(tensor_bytes(&request.inputs));
+        let (bytes, limit) = (request.bytes(), limits.tensor_bytes);
+        if bytes > limit {
+            let message = format!("the inputs and parameters may have {limit} bytes, not {bytes}");
+            return Err(Failure::new(Outcome::TensorsExceeded, message));
+        }
+        cell.add_bytes_in(bytes);
         let call = async |store: &mut Store<State>| {
             let guest = self.exports.instantiate_async(&mut *store).await?;
-            let (inputs, parameters) = (
-                convert::inputs(&request),
-                convert::parameters(&request.parameters),
-            );
-            let outputs: Vec<&str> = request.outputs.iter().map(String::as_str).collect();
+            let of_inputs: Vec<_> = request
+                .inputs
+                .iter()
+                .map(|tensor| convert::parameters(tensor.parameters()))
+                .collect();
+            let of_outputs: Vec<_> = request
+                .outputs
+                .iter()
+                .map(|output| convert::parameters(&output.parameters))
+                .collect();
             let request = wit::Request {
                 id: &request.id,
-                inputs: &inputs,
-                outputs: &outputs,
-                parameters: &parameters,
+                inputs: &convert::inputs(&request.inputs, &of_inputs),
+                outputs: &convert::outputs(&request.outputs, &of_outputs),
+                parameters: &convert::parameters(&request.parameters),
             };
             guest.wattle_pipeline_handler().call_infer(store, request).await
         };
         match self.run(invocation, call).await? {
             Ok(answer) => {
                 let response = metered(&cell, || convert::response(answer, &request.outputs, &limits))?;
-                cell.add_bytes_out(tensor_bytes(&response.outputs));
+                cell.add_bytes_out(response.bytes());
                 Ok(response)
             }
-            Err(failure) => Err(convert::failure(failure)),
+            Err(failure) => Err(metered(&cell, || convert::failure(failure))),
         }
     }
 
@@ -234,8 +274,4 @@ impl Pipeline {
         });
         Ok(store)
     }
-}
-
-fn tensor_bytes(tensors: &[Tensor]) -> u64 {
-    tensors.iter().map(|tensor| tensor.data().len() as u64).sum()
 }

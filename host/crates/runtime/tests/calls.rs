@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Host, call, guest, guest_text, invocation, module_with_wasi, outcome, request};
-use domain::{DType, Limits, Outcome, Tensor};
+use domain::{DType, Limits, Outcome, Parameter, Tensor};
 use runtime::Invocation;
 use tokio::time::Instant;
 
@@ -375,13 +375,27 @@ async fn requests_reach_the_guest_and_count() {
     let tensor = |name: &str| Tensor::new(name, DType::U8, vec![3], vec![1, 2, 3]).unwrap();
     let request = runtime::Request {
         inputs: vec![tensor("a"), tensor("b")],
-        parameters: vec![("k".into(), "1".into())],
+        parameters: vec![Parameter {
+            key: "k".into(),
+            value: "1".into(),
+        }],
         ..request()
     };
     let invocation = invocation();
     let pipeline = Host::new().publish(&guest("", body)).await;
-    pipeline.infer(request, invocation.clone()).await.unwrap();
-    assert_eq!(invocation.cell.snapshot().bytes_in, 6);
+    pipeline.infer(request.clone(), invocation.clone()).await.unwrap();
+    assert_eq!(invocation.cell.snapshot().bytes_in, 8);
+    for (tensor_bytes, expected) in [(8, None), (7, Some(Outcome::TensorsExceeded))] {
+        let tight = Invocation {
+            limits: Limits {
+                tensor_bytes,
+                ..limits()
+            },
+            ..common::invocation()
+        };
+        let ended = pipeline.infer(request.clone(), tight).await;
+        assert_eq!(ended.err().map(|failure| failure.outcome), expected);
+    }
 }
 
 #[tokio::test]

@@ -28,17 +28,14 @@ async fn a_guest_of_the_sdk_describes_itself_and_answers() {
     let host = Host::new();
     for file in ["echo.wasm", "echo.core.wasm"] {
         let pipeline = host.publish(&guest(file)).await;
-        let specs = vec![TensorSpec {
-            name: "x".into(),
-            dtype: DType::Fp32,
-            shape: vec![None],
-        }];
+        let specs = vec![TensorSpec::new("x", DType::Fp32, [None])];
         let signature = pipeline.describe(invocation()).await.unwrap();
         assert_eq!(
             signature,
             Signature {
                 inputs: specs.clone(),
-                outputs: specs
+                outputs: specs,
+                parameters: Vec::new(),
             }
         );
 

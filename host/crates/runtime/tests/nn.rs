@@ -156,15 +156,12 @@ impl Runner for Run {
 }
 
 async fn graph(script: &Arc<Script>) -> Arc<GraphHandle> {
-    let spec = |name: &str, dtype| TensorSpec {
-        name: name.into(),
-        dtype,
-        shape: vec![None],
-    };
+    let spec = |name: &str, dtype| TensorSpec::new(name, dtype, [None]);
     let output = if script.odd_output { DType::I8 } else { DType::I32 };
     let signature = Signature {
         inputs: vec![spec("x", DType::I32)],
         outputs: vec![spec("y", output)],
+        parameters: Vec::new(),
     };
     let echo = Echo {
         signature,

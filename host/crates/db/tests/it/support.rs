@@ -170,14 +170,11 @@ pub fn name(text: &str) -> Name {
 }
 
 pub fn signature() -> Signature {
-    let spec = |name: &str| TensorSpec {
-        name: name.into(),
-        dtype: DType::Fp32,
-        shape: vec![None, Some(4)],
-    };
+    let spec = |name: &str| TensorSpec::new(name, DType::Fp32, [None, Some(4)]);
     Signature {
         inputs: vec![spec("in")],
         outputs: vec![spec("out")],
+        parameters: Vec::new(),
     }
 }
 
