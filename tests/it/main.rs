@@ -14,5 +14,6 @@ mod crash;
 mod disconnect;
 mod pipelines;
 mod reference_nn;
+mod released;
 mod sandbox;
 mod v2;
