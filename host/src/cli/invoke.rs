@@ -60,12 +60,16 @@ pub async fn run(args: InvokeArgs, client: &Client, json: bool) -> anyhow::Resul
     for tensor in reply.body["outputs"].as_array().into_iter().flatten() {
         let text = |field: &str| tensor[field].as_str().unwrap_or_default();
         say(format_args!(
-            "{} {} {}: {}",
+            "{} {} {}: {}{}",
             text("name"),
             text("datatype"),
             tensor["shape"],
-            excerpt(&tensor["data"])
+            excerpt(&tensor["data"]),
+            beside(&tensor["parameters"])
         ))?;
+    }
+    if reply.body["parameters"].is_object() {
+        say(format_args!("answer{}", beside(&reply.body["parameters"])))?;
     }
     let mut cost = vec![format!("receipt {}", reply.receipt)];
     cost.extend(reply.energy_uj.map(|uj| format!("{} (provisional)", energy(uj))));
@@ -92,6 +96,17 @@ fn as_json(reply: &Reply) -> Value {
         "fuel": reply.fuel,
         "timing_ms": timing,
     })
+}
+
+/// Parameters, to stand after what they belong to; nothing if there are none.
+fn beside(parameters: &Value) -> String {
+    let pairs = parameters.as_object().into_iter().flatten();
+    let pairs: Vec<_> = pairs.map(|(key, value)| format!("{key}={value}")).collect();
+    if pairs.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", pairs.join(", "))
+    }
 }
 
 /// The first elements of a tensor's data, flat.
@@ -137,5 +152,7 @@ mod tests {
         assert_eq!(excerpt(&json!([[1, 2], ["a", null]])), r#"1 2 "a" null"#);
         let long = excerpt(&json!(vec![0; 100]));
         assert!(long.ends_with("… 100 in all"), "{long}");
+        assert_eq!(beside(&json!({ "n": 1, "unit": "J" })), r#" (n=1, unit="J")"#);
+        assert_eq!(beside(&Value::Null), "");
     }
 }
