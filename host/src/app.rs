@@ -63,7 +63,6 @@ pub struct App {
     meter: String,
     rate: Mutex<Rate>,
     rate_known: AtomicBool,
-    draining: AtomicBool,
 }
 
 /// What the host is built on: replaced in tests.
@@ -171,7 +170,6 @@ impl App {
             meter: ground.meter.describe(),
             rate: Mutex::default(),
             rate_known: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
             clock: ground.clock,
             db: ground.db,
             config,
@@ -212,12 +210,12 @@ impl App {
 
     /// Whether the host is going down.
     pub fn draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        self.live.draining()
     }
 
-    /// Refuses new calls from now on.
+    /// Refuses calls of every kind from now on; those that run go on.
     pub fn begin_drain(&self) {
-        self.draining.store(true, Relaxed);
+        self.live.begin_drain();
     }
 }
 

@@ -12,6 +12,7 @@ mod api;
 mod audit;
 mod crash;
 mod disconnect;
+mod drain;
 mod pipelines;
 mod reference_nn;
 mod released;

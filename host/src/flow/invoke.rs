@@ -49,15 +49,6 @@ where
     T: Send + 'static,
     F: FnOnce(u32, Response, &Limits) -> Result<T, Failure> + Send + 'static,
 {
-    if app.draining() {
-        return Err(Error::Draining);
-    }
-    if app.journal.is_filling() {
-        return Err(Error::JournalFilling);
-    }
-    if app.journal.poisoned().is_some() {
-        return Err(Error::JournalBroken);
-    }
     let started = Instant::now();
     let row = app.releases.row(app, tenant, deployment, number).await?;
     check_request(&row.spec.signature, &request)?;

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use domain::posting::{Call, Claim, Finished, Posting};
 use domain::{InvocationId, Usage, UsageCell};
 
+use super::Error;
+
 /// Running calls by invocation, and what ended since the last slice was cut.
 #[derive(Default)]
 pub struct Live {
@@ -14,6 +16,8 @@ pub struct Live {
 
 #[derive(Default)]
 struct State {
+    /// No call begins any more, so what runs can only become less.
+    draining: bool,
     running: HashMap<InvocationId, Running>,
     ended: Vec<Ended>,
     /// Answered, but not final yet: what a receipt is made from until its posting is in Postgres.
@@ -45,14 +49,30 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that `call` runs and adds to `cell`.
-    pub fn begin(&self, call: Call, cell: Arc<UsageCell>) {
+    /// Notes that `call` runs and adds to `cell`; refused once the host drains. Both are decided under one
+    /// lock: whoever sees no call running after the drain has begun has seen the last one.
+    pub fn begin(&self, call: Call, cell: Arc<UsageCell>) -> Result<(), Error> {
         let running = Running {
             call,
             cell,
             claimed: Usage::default(),
         };
-        self.state().running.insert(running.call.invocation, running);
+        let mut state = self.state();
+        if state.draining {
+            return Err(Error::Draining);
+        }
+        state.running.insert(running.call.invocation, running);
+        Ok(())
+    }
+
+    /// Refuses every call that has not begun.
+    pub fn begin_drain(&self) {
+        self.state().draining = true;
+    }
+
+    /// Whether calls are refused.
+    pub fn draining(&self) -> bool {
+        self.state().draining
     }
 
     /// Notes that a call ended with its record in the journal.
@@ -124,19 +144,61 @@ mod tests {
     use time::OffsetDateTime;
     use uuid::Uuid;
 
-    #[test]
-    fn claims_add_up_to_what_was_used() {
-        let live = Live::default();
-        let call = Call {
-            invocation: InvocationId(Uuid::from_u128(1)),
+    fn call(id: u128) -> Call {
+        Call {
+            invocation: InvocationId(Uuid::from_u128(id)),
             kind: domain::posting::CallKind::Infer,
             tenant: TenantId(Uuid::from_u128(2)),
             deployment: None,
             release: None,
             started_at: OffsetDateTime::UNIX_EPOCH,
-        };
+        }
+    }
+
+    #[test]
+    fn what_runs_only_becomes_less_once_the_drain_has_begun() {
+        let live = Live::default();
+        let threads = 8_u128;
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let live = &live;
+                scope.spawn(move || {
+                    for id in 0.. {
+                        let call = call(id * threads + thread);
+                        if live.begin(call.clone(), Arc::default()).is_err() {
+                            return;
+                        }
+                        let (outcome, usage) = (Outcome::Ok, Usage::default());
+                        live.end(Finished { call, outcome, usage }, None);
+                    }
+                });
+            }
+            while live.state().ended.len() < 1_000 {
+                std::thread::yield_now();
+            }
+            live.begin_drain();
+            while live.running() > 0 {
+                std::thread::yield_now();
+            }
+            let ended = live.cut().len();
+            assert!(ended >= 1_000, "{ended}");
+            for _ in 0..1_000 {
+                assert_eq!(live.running(), 0);
+            }
+        });
+        assert!(live.cut().is_empty(), "nothing ended after the last had ended");
+        assert!(matches!(
+            live.begin(call(0), Arc::default()),
+            Err(Error::Draining)
+        ));
+    }
+
+    #[test]
+    fn claims_add_up_to_what_was_used() {
+        let live = Live::default();
+        let call = call(1);
         let cell = Arc::new(UsageCell::default());
-        live.begin(call.clone(), cell.clone());
+        live.begin(call.clone(), cell.clone()).unwrap();
         assert!(
             live.cut().is_empty(),
             "a call that used nothing yet claims nothing"

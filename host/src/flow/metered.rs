@@ -34,7 +34,8 @@ pub fn call(app: &App, kind: CallKind, tenant: TenantId, deployment: Option<(&Na
     }
 }
 
-/// Runs `work` for `call` on the guests' threads and journals what it used before this returns.
+/// Runs `work` for `call` on the guests' threads and journals what it used before this returns. Nothing of
+/// any kind runs on another way, so this is where a host that drains or cannot keep records refuses.
 ///
 /// The task goes on when the caller goes away, so the record is made all the same; whoever wants the
 /// work itself to end early cancels it through a token of its own. A panic becomes a host fault.
@@ -47,8 +48,14 @@ where
     T: Send + 'static,
     F: Future<Output = (Outcome, T)> + Send + 'static,
 {
+    if app.journal.is_filling() {
+        return Err(Error::JournalFilling);
+    }
+    if app.journal.poisoned().is_some() {
+        return Err(Error::JournalBroken);
+    }
     let cell = Arc::new(UsageCell::default());
-    app.live.begin(call.clone(), cell.clone());
+    app.live.begin(call.clone(), cell.clone())?;
     let work = work(cell.clone());
     let host = app.clone();
     let task = app.guests.spawn(async move {

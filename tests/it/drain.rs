@@ -1,0 +1,81 @@
+//! The end of a host: no call slips past the drain, and what began is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{TestHost, guests};
+
+fn number() -> Value {
+    json!([{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] }])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_of_any_kind_begins_once_the_host_drains() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let tenant = host.tenant("acacia").await?;
+    tenant.deploy("echo", &[], json!({})).await?;
+    host.app.begin_drain();
+    let component = "/api/v1/components/echo/revisions";
+    let graph = "/api/v1/graphs/tabular/versions";
+    let release = json!({ "component": { "name": "echo" } });
+    for answer in [
+        tenant.invoke.infer("echo", number()).await?,
+        tenant.manage.upload(component, guests::guest("echo")?).await?,
+        tenant
+            .manage
+            .upload(graph, guests::model("tabular.onnx")?)
+            .await?,
+        tenant
+            .manage
+            .post("/api/v1/deployments/echo/releases", &release)
+            .await?,
+    ] {
+        assert_eq!(
+            (answer.status, answer.code()),
+            (503, "draining"),
+            "{}",
+            answer.body
+        );
+        assert_eq!(answer.receipt, None);
+    }
+    let ready = host.ops.get("/readyz").await?;
+    assert_eq!((ready.status, &ready.body["draining"]), (503, &json!(true)));
+    host.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_hammer_a_draining_host_leave_nothing_open() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let tenant = host.tenant("acacia").await?;
+    tenant.deploy("echo", &[], json!({})).await?;
+    let answered = Arc::new(AtomicU64::new(0));
+    let hammer = |_| {
+        let (client, answered) = (tenant.invoke.clone(), answered.clone());
+        tokio::spawn(async move {
+            loop {
+                let answer = client.infer("echo", number()).await?;
+                if answer.code() == "draining" {
+                    return anyhow::Ok(());
+                }
+                answer.expect(200)?;
+                answered.fetch_add(1, Relaxed);
+            }
+        })
+    };
+    let hammers: Vec<_> = (0..16).map(hammer).collect();
+    while answered.load(Relaxed) < 100 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    host.app.begin_drain();
+    while host.app.live.running() > 0 {
+        tokio::task::yield_now().await;
+    }
+    for hammer in hammers {
+        hammer.await??;
+        assert_eq!(host.app.live.running(), 0);
+    }
+    // The audit opens the journal and finds no usage that no window took.
+    host.finish().await
+}
