@@ -159,7 +159,7 @@ impl App {
             ))?,
             inference: Inference::new(inference::Options::default()),
             live: Live::default(),
-            admission: Admission::new(config.concurrency),
+            admission: Admission::new(config.concurrency, config.tenant_share()),
             keys: Keys::open(&data).map_err(|error| StartError::Data {
                 path: shown(&data),
                 error,

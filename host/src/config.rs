@@ -72,6 +72,9 @@ pub struct ServeArgs {
     /// Invocations that run at once on this node.
     #[arg(long, env = "WATTLE_CONCURRENCY", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub concurrency: u32,
+    /// Invocations of one tenant that run at once on this node [default: three quarters of --concurrency].
+    #[arg(long, env = "WATTLE_TENANT_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub tenant_concurrency: Option<u32>,
     /// Seconds that calls in flight get to end after SIGTERM.
     #[arg(long, env = "WATTLE_DRAIN_S", default_value_t = 30)]
     pub drain_s: u64,
@@ -125,6 +128,12 @@ impl ServeArgs {
             false => PathBuf::from(".wattle"),
         };
         self.data.clone().unwrap_or_else(by_default)
+    }
+
+    /// The invocations of one tenant that run at once: not all, so that there is room for another's.
+    pub fn tenant_share(&self) -> u32 {
+        let by_default = (self.concurrency - self.concurrency.div_ceil(4)).max(1);
+        self.tenant_concurrency.unwrap_or(by_default)
     }
 
     /// The time between two readings.

@@ -1,122 +1,181 @@
 //! Admission: who may start now, who waits, who is refused.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::{Limits, Name, TenantId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
 use super::Error;
 
-/// Places on this node, per deployment and in all; a bounded queue per tenant.
-pub struct Admission {
-    node: Arc<Semaphore>,
-    deployments: Mutex<HashMap<Deployment, Arc<Semaphore>>>,
-    waiting: Mutex<HashMap<TenantId, u64>>,
+/// Places on this node: per deployment, per tenant and in all; a bounded queue per tenant.
+pub struct Admission(Arc<Inner>);
+
+struct Inner {
+    /// Calls that run at once on the node.
+    node: u64,
+    /// Calls of one tenant that run at once, so that none can take the node from the others.
+    tenant: u64,
+    state: Mutex<State>,
 }
 
-/// A tenant's deployment and its concurrency.
-type Deployment = (TenantId, Name, u64);
+/// Whoever waits does not fit: what fits is started as soon as a place comes back, the oldest first.
+#[derive(Default)]
+struct State {
+    running: u64,
+    tenants: HashMap<TenantId, u64>,
+    /// All releases of a deployment together.
+    deployments: HashMap<(TenantId, Name), u64>,
+    queue: VecDeque<Waiter>,
+    tickets: u64,
+}
+
+struct Waiter {
+    ticket: u64,
+    tenant: TenantId,
+    deployment: Name,
+    concurrency: u64,
+    start: oneshot::Sender<Place>,
+}
 
 /// The right to run, given back when dropped.
 pub struct Place {
-    _deployment: OwnedSemaphorePermit,
-    _node: OwnedSemaphorePermit,
+    inner: Arc<Inner>,
+    tenant: TenantId,
+    deployment: Name,
 }
 
 impl Admission {
-    /// A node on which `concurrency` calls run at once.
-    pub fn new(concurrency: u32) -> Self {
-        Self {
-            node: Arc::new(Semaphore::new(concurrency as usize)),
-            deployments: Mutex::default(),
-            waiting: Mutex::default(),
-        }
+    /// A node on which `node` calls run at once, of one tenant at most `tenant`.
+    pub fn new(node: u32, tenant: u32) -> Self {
+        Self(Arc::new(Inner {
+            node: node.into(),
+            tenant: tenant.into(),
+            state: Mutex::default(),
+        }))
     }
 
     /// Waits for a place within the deadline; a full queue or a missed deadline is refused.
+    ///
+    /// `limits.concurrency` is compared with the calls of all the deployment's releases: calling another
+    /// version gives nobody more places.
     pub async fn place(&self, tenant: TenantId, deployment: &Name, limits: &Limits) -> Result<Place, Error> {
-        let semaphore = self.deployment(tenant, deployment, limits.concurrency);
-        if let (Ok(first), Ok(second)) = (
-            semaphore.clone().try_acquire_owned(),
-            self.node.clone().try_acquire_owned(),
-        ) {
-            return Ok(Place {
-                _deployment: first,
-                _node: second,
+        let Limits {
+            concurrency,
+            queue,
+            deadline_ms,
+            ..
+        } = *limits;
+        let (waiting, started) = {
+            let mut state = self.0.state();
+            if self.0.fits(&state, tenant, deployment, concurrency) {
+                return Ok(self.0.take(&mut state, tenant, deployment.clone()));
+            }
+            let waiting = state.queue.iter().filter(|waiter| waiter.tenant == tenant);
+            if waiting.count() as u64 >= queue {
+                return Err(Error::QueueFull { queue });
+            }
+            state.tickets += 1;
+            let (start, started) = oneshot::channel();
+            let ticket = state.tickets;
+            let deployment = deployment.clone();
+            state.queue.push_back(Waiter {
+                ticket,
+                tenant,
+                deployment,
+                concurrency,
+                start,
             });
+            let inner = &*self.0;
+            (Waiting { inner, ticket }, started)
+        };
+        let place = tokio::time::timeout(Duration::from_millis(deadline_ms), started).await;
+        drop(waiting);
+        match place {
+            Ok(place) => place.map_err(|_| Error::Internal),
+            Err(_late) => Err(Error::QueueTimeout { deadline_ms }),
         }
-        let _waiting = self.wait(tenant, limits.queue)?;
-        let places = async {
-            let first = semaphore.acquire_owned().await.map_err(|_| Error::Draining)?;
-            let second = self
-                .node
-                .clone()
-                .acquire_owned()
-                .await
-                .map_err(|_| Error::Draining)?;
-            Ok(Place {
-                _deployment: first,
-                _node: second,
-            })
-        };
-        let deadline = Duration::from_millis(limits.deadline_ms);
-        let late = Error::QueueTimeout {
-            deadline_ms: limits.deadline_ms,
-        };
-        tokio::time::timeout(deadline, places).await.unwrap_or(Err(late))
     }
 
     /// Calls that wait for a place now.
     pub fn waiting(&self) -> u64 {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .sum()
-    }
-
-    /// The places of a deployment. Releases that say the same concurrency share them.
-    fn deployment(&self, tenant: TenantId, deployment: &Name, concurrency: u64) -> Arc<Semaphore> {
-        let mut deployments = self.deployments.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = deployments.entry((tenant, deployment.clone(), concurrency));
-        let fresh = || Arc::new(Semaphore::new(concurrency as usize));
-        places.or_insert_with(fresh).clone()
-    }
-
-    fn wait(&self, tenant: TenantId, queue: u64) -> Result<Waiting<'_>, Error> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(tenant).or_default();
-        if *count >= queue {
-            return Err(Error::QueueFull { queue });
-        }
-        *count += 1;
-        Ok(Waiting {
-            admission: self,
-            tenant,
-        })
+        self.0.state().queue.len() as u64
     }
 }
 
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fits(&self, state: &State, tenant: TenantId, deployment: &Name, concurrency: u64) -> bool {
+        let of_tenant = state.tenants.get(&tenant).copied().unwrap_or_default();
+        let of_deployment = state.deployments.get(&(tenant, deployment.clone()));
+        state.running < self.node
+            && of_tenant < self.tenant
+            && of_deployment.copied().unwrap_or_default() < concurrency
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State, tenant: TenantId, deployment: Name) -> Place {
+        state.running += 1;
+        *state.tenants.entry(tenant).or_default() += 1;
+        *state.deployments.entry((tenant, deployment.clone())).or_default() += 1;
+        Place {
+            inner: self.clone(),
+            tenant,
+            deployment,
+        }
+    }
+
+    /// Gives a place back and starts the oldest that fits now.
+    fn release(self: &Arc<Self>, tenant: TenantId, deployment: &Name) {
+        let mut state = self.state();
+        state.running -= 1;
+        less(&mut state.tenants, tenant);
+        less(&mut state.deployments, (tenant, deployment.clone()));
+        let next = state
+            .queue
+            .iter()
+            .position(|waiter| self.fits(&state, waiter.tenant, &waiter.deployment, waiter.concurrency));
+        let Some(next) = next.and_then(|next| state.queue.remove(next)) else {
+            return;
+        };
+        let place = self.take(&mut state, next.tenant, next.deployment);
+        drop(state);
+        // One that has just gone away drops its place, which comes back here.
+        let _ = next.start.send(place);
+    }
+}
+
+fn less<K: Hash + Eq>(counts: &mut HashMap<K, u64>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.release(self.tenant, &self.deployment);
+    }
+}
+
+/// A waiter that leaves the queue however its wait ends.
 struct Waiting<'a> {
-    admission: &'a Admission,
-    tenant: TenantId,
+    inner: &'a Inner,
+    ticket: u64,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut waiting = self
-            .admission
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = waiting.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.tenant);
-            }
-        }
+        self.inner
+            .state()
+            .queue
+            .retain(|waiter| waiter.ticket != self.ticket);
     }
 }
 
@@ -125,39 +184,106 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
+    fn tenant(id: u128) -> TenantId {
+        TenantId(Uuid::from_u128(id))
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn limits(concurrency: u64, queue: u64) -> Limits {
+        Limits {
+            concurrency,
+            queue,
+            deadline_ms: 60_000,
+            ..Limits::default()
+        }
+    }
+
     #[tokio::test]
     async fn the_queue_is_bounded_and_places_come_back() {
-        let admission = Admission::new(8);
-        let tenant = TenantId(Uuid::from_u128(1));
-        let name: Name = "echo".parse().unwrap();
-        let limits = Limits {
-            concurrency: 1,
-            queue: 1,
-            deadline_ms: 5_000,
-            ..Limits::default()
-        };
-        let first = admission.place(tenant, &name, &limits).await.unwrap();
-        let mut second = Box::pin(admission.place(tenant, &name, &limits));
+        let admission = Admission::new(8, 8);
+        let (one, echo, limits) = (tenant(1), name("echo"), limits(1, 1));
+        let first = admission.place(one, &echo, &limits).await.unwrap();
+        let mut second = Box::pin(admission.place(one, &echo, &limits));
         assert!(futures::poll!(&mut second).is_pending());
         assert!(matches!(
-            admission.place(tenant, &name, &limits).await,
+            admission.place(one, &echo, &limits).await,
             Err(Error::QueueFull { queue: 1 })
         ));
-        let other = TenantId(Uuid::from_u128(2));
         assert!(
-            admission.place(other, &name, &limits).await.is_ok(),
+            admission.place(tenant(2), &echo, &limits).await.is_ok(),
             "a neighbour is not held up"
         );
         drop(first);
-        assert!(second.await.is_ok());
+        drop(second.await.unwrap());
         let short = Limits {
             deadline_ms: 1,
             ..limits
         };
-        let _held = admission.place(tenant, &name, &short).await.unwrap();
+        let held = admission.place(one, &echo, &short).await.unwrap();
         assert!(matches!(
-            admission.place(tenant, &name, &short).await,
+            admission.place(one, &echo, &short).await,
             Err(Error::QueueTimeout { deadline_ms: 1 })
         ));
+        assert_eq!(admission.waiting(), 0);
+        drop(held);
+        assert_eq!(admission.0.state().running, 0);
+        assert!(admission.0.state().tenants.is_empty() && admission.0.state().deployments.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_releases_of_a_deployment_share_its_places() {
+        let admission = Admission::new(8, 8);
+        let (one, echo) = (tenant(1), name("echo"));
+        let _held = [
+            admission.place(one, &echo, &limits(2, 1)).await.unwrap(),
+            admission.place(one, &echo, &limits(2, 1)).await.unwrap(),
+        ];
+        let smaller = limits(1, 4);
+        let mut other_release = Box::pin(admission.place(one, &echo, &smaller));
+        assert!(futures::poll!(&mut other_release).is_pending());
+        assert!(
+            admission.place(one, &echo, &limits(3, 4)).await.is_ok(),
+            "the larger concurrency counts the same calls"
+        );
+        assert!(admission.place(one, &name("other"), &limits(1, 1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_tenant_takes_the_node_from_the_others() {
+        let admission = Admission::new(4, 3);
+        let limits = limits(2, 8);
+        let mut held = Vec::new();
+        let (a, b) = (name("a"), name("b"));
+        for deployment in [&a, &a, &b] {
+            held.push(admission.place(tenant(1), deployment, &limits).await.unwrap());
+        }
+        let mut greedy = Box::pin(admission.place(tenant(1), &b, &limits));
+        assert!(futures::poll!(&mut greedy).is_pending(), "its share is used up");
+        let other = admission.place(tenant(2), &b, &limits).await.unwrap();
+        let mut waiting = Box::pin(admission.place(tenant(2), &b, &limits));
+        assert!(futures::poll!(&mut waiting).is_pending(), "the node is full");
+        drop(other);
+        held.push(waiting.await.unwrap());
+        assert!(futures::poll!(&mut greedy).is_pending(), "still");
+        held.remove(0);
+        assert!(greedy.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_goes_away_with_its_place_gives_it_back() {
+        let admission = Admission::new(1, 1);
+        let (one, echo, limits) = (tenant(1), name("echo"), limits(1, 2));
+        let held = admission.place(one, &echo, &limits).await.unwrap();
+        let mut gone = Box::pin(admission.place(one, &echo, &limits));
+        let mut next = Box::pin(admission.place(one, &echo, &limits));
+        assert!(futures::poll!(&mut gone).is_pending());
+        assert!(futures::poll!(&mut next).is_pending());
+        // The place is on its way to the first, who does not take it any more.
+        drop(held);
+        drop(gone);
+        assert!(next.await.is_ok());
     }
 }
