@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use domain::Name;
 
+use crate::http::Connections;
+
 /// Flags of `wattle serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -75,6 +77,18 @@ pub struct ServeArgs {
     /// Invocations of one tenant that run at once on this node [default: three quarters of --concurrency].
     #[arg(long, env = "WATTLE_TENANT_CONCURRENCY", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub tenant_concurrency: Option<u32>,
+    /// Connections to the API at once; one more waits until another ends.
+    #[arg(long, env = "WATTLE_CONNECTIONS", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub connections: u32,
+    /// Milliseconds that a connection may take to send a request's headers, or stay idle between two requests.
+    #[arg(long, env = "WATTLE_HEADER_TIMEOUT_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub header_timeout_ms: u64,
+    /// Milliseconds that a caller may stall: send nothing of a body, or read nothing of a reply.
+    #[arg(long, env = "WATTLE_STALL_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub stall_timeout_ms: u64,
+    /// Milliseconds that a body may take in all; each 16 KiB that came of it add a second.
+    #[arg(long, env = "WATTLE_BODY_TIMEOUT_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub body_timeout_ms: u64,
     /// Seconds that calls in flight get to end after SIGTERM.
     #[arg(long, env = "WATTLE_DRAIN_S", default_value_t = 30)]
     pub drain_s: u64,
@@ -92,6 +106,14 @@ pub enum JournalMode {
 /// A start that makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Fewer connections than calls.
+    #[error("--connections {connections} is below --concurrency {concurrency}: each call needs a connection")]
+    Connections {
+        /// Connections given.
+        connections: u32,
+        /// Concurrency given.
+        concurrency: u32,
+    },
     /// Plain HTTP where others can listen.
     #[error("{0} can be reached from other machines: put a TLS proxy before 127.0.0.1, or say --insecure")]
     Insecure(SocketAddr),
@@ -112,6 +134,13 @@ impl ServeArgs {
             if !address.ip().is_loopback() && !self.insecure {
                 return Err(ConfigError::Insecure(address));
             }
+        }
+        let (connections, concurrency) = (self.connections, self.concurrency);
+        if connections < concurrency {
+            return Err(ConfigError::Connections {
+                connections,
+                concurrency,
+            });
         }
         match (self.meter_idle_w, self.meter_max_w) {
             (Some(idle), Some(max)) if !(idle > 0.0 && max > idle && max < 1e6) => {
@@ -134,6 +163,23 @@ impl ServeArgs {
     pub fn tenant_share(&self) -> u32 {
         let by_default = (self.concurrency - self.concurrency.div_ceil(4)).max(1);
         self.tenant_concurrency.unwrap_or(by_default)
+    }
+
+    /// What the API's listener grants its callers.
+    pub fn connections(&self) -> Connections {
+        Connections {
+            max: self.connections,
+            header_timeout: Duration::from_millis(self.header_timeout_ms),
+            stall_timeout: Duration::from_millis(self.stall_timeout_ms),
+        }
+    }
+
+    /// The same for the operators' listener, which is not locked out when the API's is full.
+    pub fn admin_connections(&self) -> Connections {
+        Connections {
+            max: 64,
+            ..self.connections()
+        }
     }
 
     /// The time between two readings.

@@ -1,10 +1,12 @@
 //! Counters for operators, in Prometheus' text form.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use domain::Outcome;
 use domain::posting::Finished;
+use tracing_appender::non_blocking::ErrorCounter;
 
 /// Counters since the start.
 #[derive(Default)]
@@ -14,6 +16,7 @@ pub struct Metrics {
     guest_ns: AtomicU64,
     model_ns: AtomicU64,
     postings_waiting: AtomicU64,
+    dropped_lines: OnceLock<ErrorCounter>,
 }
 
 impl Metrics {
@@ -28,6 +31,12 @@ impl Metrics {
     /// Notes how many sealed windows Postgres has not taken yet.
     pub fn postings_waiting(&self, count: u64) {
         self.postings_waiting.store(count, Relaxed);
+    }
+
+    /// Shows how many lines of the log were dropped because nobody read them.
+    pub fn count_dropped_lines(&self, counter: ErrorCounter) {
+        // A host has one log.
+        let _ = self.dropped_lines.set(counter);
     }
 
     /// The page that Prometheus scrapes.
@@ -61,6 +70,14 @@ impl Metrics {
             self.postings_waiting.load(Relaxed).to_string(),
         );
         one("wattle_journal_bytes", "gauge", journal_bytes.to_string());
+        one(
+            "wattle_log_dropped_lines_total",
+            "counter",
+            self.dropped_lines
+                .get()
+                .map_or(0, ErrorCounter::dropped_lines)
+                .to_string(),
+        );
         page.push_str("# TYPE wattle_invocations_total counter\n");
         for (outcome, count) in Outcome::ALL.iter().zip(&self.ended) {
             let _ = writeln!(

@@ -13,6 +13,7 @@ use runtime::CompilerCommand;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::app::{App, Ground};
 use crate::clock::SystemClock;
@@ -22,7 +23,10 @@ use crate::http;
 /// Runs the host until SIGTERM or SIGINT, then drains.
 pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
     config.check()?;
-    log_to_stderr();
+    // Dropped last: it writes what is left of the log.
+    let (log, _log_writer) = log_writer();
+    let dropped_lines = log.error_counter();
+    log_to(log);
     let data = config.data_dir();
     data_dir(&data).with_context(|| format!("the data directory {}", data.display()))?;
     let _directory = lock(&data)?;
@@ -40,7 +44,7 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let revival = service.spawn(keep_up(database.embedded.clone()));
-    let served = service.block_on(run(config, &database, guests.handle().clone()));
+    let served = service.block_on(run(config, &database, guests.handle().clone(), dropped_lines));
     revival.abort();
     guests.shutdown_background();
     service.shutdown_timeout(Duration::from_secs(5));
@@ -48,22 +52,41 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
     served
 }
 
-/// Structured logs on standard error; `RUST_LOG` chooses what is said.
-fn log_to_stderr() {
+/// Most lines that wait for standard error; those that come when it is full are dropped and counted.
+const LOG_LINES: usize = 8_192;
+
+/// Standard error behind a thread of its own: whoever logs, a guest included, never waits for who reads it.
+fn log_writer() -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr())
+}
+
+/// Structured logs; `RUST_LOG` chooses what is said.
+fn log_to(writer: NonBlocking) {
     use std::io::IsTerminal as _;
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,sqlx=warn".into());
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     // A second start in one process, as tests do, keeps the first subscriber.
     let _ = match std::io::stderr().is_terminal() {
         true => logs.try_init(),
         false => logs.json().try_init(),
     };
+    // The default hook would wait for standard error.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a panic")));
 }
 
-async fn run(config: ServeArgs, database: &Database, guests: tokio::runtime::Handle) -> anyhow::Result<()> {
+async fn run(
+    config: ServeArgs,
+    database: &Database,
+    guests: tokio::runtime::Handle,
+    dropped_lines: ErrorCounter,
+) -> anyhow::Result<()> {
     let ground = Ground {
         clock: Arc::new(SystemClock),
         meter: Box::new(ModelledMeter::new(
@@ -84,22 +107,24 @@ async fn run(config: ServeArgs, database: &Database, guests: tokio::runtime::Han
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
     let (app, tasks) = App::start(config, ground).await?;
+    app.metrics.count_dropped_lines(dropped_lines);
     tracing::info!(address = %listener.local_addr()?, meter = app.meter(), node = %app.node, "serving");
 
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(listen(listener, http::router(app.clone()), stop.clone()));
-    let admin = tokio::spawn(listen(
-        admin_listener,
-        http::ops_router(app.clone()),
-        CancellationToken::new(),
-    ));
+    let (router, ops) = (http::router(app.clone()), http::ops_router(app.clone()));
+    let allowed = app.config.connections();
+    let serving = tokio::spawn(http::serve(listener, router, allowed, stop.clone()));
+    let (allowed, admin_stop) = (app.config.admin_connections(), CancellationToken::new());
+    let admin = tokio::spawn(http::serve(admin_listener, ops, allowed, admin_stop));
     signalled().await?;
     tracing::info!("draining");
     app.begin_drain();
     stop.cancel();
-    tasks.drain(&app).await;
-    // Keep-alive connections have had the drain's time; what is open now is idle.
-    serving.abort();
+    let patience = Duration::from_secs(app.config.drain_s);
+    let ((), replied) = tokio::join!(tasks.drain(&app), tokio::time::timeout(patience, serving));
+    if replied.is_err() {
+        tracing::warn!("connections were still open when the drain ended");
+    }
     admin.abort();
     app.db.close().await;
     Ok(())
@@ -109,12 +134,6 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another address"))
-}
-
-async fn listen(listener: TcpListener, router: axum::Router, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
 }
 
 async fn signalled() -> anyhow::Result<()> {

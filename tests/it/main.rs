@@ -17,4 +17,5 @@ mod pipelines;
 mod reference_nn;
 mod released;
 mod sandbox;
+mod timeouts;
 mod v2;

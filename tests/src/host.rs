@@ -104,8 +104,9 @@ impl TestHost {
         };
         let (app, tasks) = App::start(flags(data.path(), more)?, ground).await?;
         let stop = CancellationToken::new();
-        let base = listen(http::router(app.clone()), &stop).await?;
-        let ops = Client::new(listen(http::ops_router(app.clone()), &stop).await?, None);
+        let base = listen(http::router(app.clone()), app.config.connections(), &stop).await?;
+        let allowed = app.config.admin_connections();
+        let ops = Client::new(listen(http::ops_router(app.clone()), allowed, &stop).await?, None);
         tokio::spawn(burn(script.clone(), stop.clone()));
 
         let bootstrap = std::fs::read_to_string(data.path().join("bootstrap-admin-key"))?;
@@ -237,11 +238,14 @@ fn secret(key: &Value) -> anyhow::Result<&str> {
     key["secret"].as_str().context("a new key shows its secret")
 }
 
-async fn listen(router: axum::Router, stop: &CancellationToken) -> anyhow::Result<String> {
+async fn listen(
+    router: axum::Router,
+    allowed: http::Connections,
+    stop: &CancellationToken,
+) -> anyhow::Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", listener.local_addr()?);
-    let stop = stop.clone().cancelled_owned();
-    tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop).await });
+    tokio::spawn(http::serve(listener, router, allowed, stop.clone()));
     Ok(base)
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use journal::Journal;
 use postgres::Cluster;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 use crate::{Client, guests};
 
@@ -25,6 +26,7 @@ pub struct HostProcess {
     data: tempfile::TempDir,
     meter_root: String,
     running: Option<Running>,
+    log_unread: bool,
 }
 
 struct Running {
@@ -57,7 +59,13 @@ impl HostProcess {
             data,
             meter_root,
             running: None,
+            log_unread: false,
         })
+    }
+
+    /// From the next start on, standard error is a pipe that nobody reads.
+    pub fn leave_log_unread(&mut self) {
+        self.log_unread = true;
     }
 
     /// Starts a host, with a journal mode and what `WATTLE_FAULT` is to be, and waits until it is ready.
@@ -80,7 +88,10 @@ impl HostProcess {
             .env_remove("WATTLE_FAULT")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log);
+            .stderr(match self.log_unread {
+                true => Stdio::piped(),
+                false => log.into(),
+            });
         if let Some(fault) = fault {
             command.env("WATTLE_FAULT", fault);
         }
@@ -123,6 +134,12 @@ impl HostProcess {
         Ok(Client::new(base, key.map(ToOwned::to_owned)))
     }
 
+    /// A caller of the running host's operators' listener.
+    pub fn ops(&self) -> anyhow::Result<Client> {
+        let running = self.running.as_ref().context("no host runs")?;
+        Ok(Client::new(format!("http://{}", running.admin), None))
+    }
+
     /// The key that makes the first admin key.
     pub fn bootstrap_key(&self) -> anyhow::Result<String> {
         let key = std::fs::read_to_string(self.data().join("bootstrap-admin-key"))?;
@@ -153,6 +170,20 @@ impl HostProcess {
         let status = self.until_ended().await?;
         ensure!(killed(status), "the host ended with {status}");
         Ok(())
+    }
+
+    /// Makes the first admin key, then a tenant with a key that may upload, deploy and call.
+    pub async fn manager(&self) -> anyhow::Result<Client> {
+        let text = |body: &Value, key: &str| body[key].as_str().map(ToOwned::to_owned).context("text");
+        let bootstrap = self.client(Some(&self.bootstrap_key()?))?;
+        let key = json!({ "name": "admin", "role": "admin" });
+        let key = bootstrap.post("/api/v1/keys", &key).await?.expect(201)?;
+        let admin = bootstrap.with_key(text(&key, "secret")?);
+        let tenant = json!({ "name": "acacia" });
+        let tenant = admin.post("/api/v1/tenants", &tenant).await?.expect(201)?;
+        let key = json!({ "name": "manage", "role": "tenant:manage", "tenant": tenant["id"] });
+        let key = admin.post("/api/v1/keys", &key).await?.expect(201)?;
+        Ok(admin.with_key(text(&key, "secret")?))
     }
 
     /// Asks the host to drain and waits until it and its Postgres have ended.

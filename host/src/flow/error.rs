@@ -49,6 +49,12 @@ pub enum Error {
         /// The cap.
         limit_bytes: u64,
     },
+    /// A body that comes too slowly, or not at all.
+    #[error("the body came too slowly: nothing for {stall_ms} ms, or far less than 16 KiB a second")]
+    BodyTimeout {
+        /// How long nothing may come.
+        stall_ms: u64,
+    },
     /// An upload that is no pipeline.
     #[error(transparent)]
     Inspect(#[from] runtime::InspectError),

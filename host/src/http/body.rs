@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::BoxError;
 use axum::body::{Body, BodyDataStream, HttpBody as _};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, Request, State};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, Limited};
@@ -15,7 +16,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Shared;
 use crate::app::App;
 use crate::flow::Error;
 
@@ -64,7 +67,7 @@ pub async fn read(body: Body, limit_bytes: u64) -> Result<Bytes, Error> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Error::TooLarge { limit_bytes }),
-        Err(error) => Err(Error::invalid("body", format!("it broke off: {error}"))),
+        Err(error) => Err(broken(&*error)),
     }
 }
 
@@ -75,7 +78,7 @@ pub async fn upload(body: Body, limit_bytes: u64) -> Result<Bytes, Error> {
     let mut length = 0_u64;
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| Error::invalid("body", format!("it broke off: {error}")))?;
+        let chunk = chunk.map_err(|error| broken(&error))?;
         length += chunk.len() as u64;
         if length > limit_bytes {
             return Err(Error::TooLarge { limit_bytes });
@@ -97,39 +100,91 @@ pub async fn upload(body: Body, limit_bytes: u64) -> Result<Bytes, Error> {
     Ok(bytes.await.map_err(|_| Error::Internal)??)
 }
 
+/// What to say of a body that did not come whole.
+fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    match causes.find_map(|cause| cause.downcast_ref::<Stalled>()) {
+        Some(&Stalled { stall_ms }) => Error::BodyTimeout { stall_ms },
+        None => Error::invalid("body", format!("it broke off: {error}")),
+    }
+}
+
 /// How much of a body that nobody wants is still read, and for how long.
 const LINGER_BYTES: usize = 64 << 20;
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Lets a request's body linger. A client that is still sending looks at no answer, and would see a broken
-/// connection instead of a refusal; so what the handler leaves of a body is read on for a while and dropped.
-pub async fn linger(request: Request) -> Request {
+/// A body may take a second more for each of these bytes that came.
+const BYTES_PER_S: u64 = 16 << 10;
+
+/// Bounds how long a request's body may take, and lets it linger. A client that is still sending looks at no
+/// answer, and would see a broken connection instead of a refusal; so what the handler leaves of a body is
+/// read on for a while and dropped.
+pub async fn patient(State(app): Shared, request: Request) -> Request {
     if request.body().is_end_stream() {
         return request;
     }
-    request.map(|body| Body::from_stream(Lingering(Some(body.into_data_stream()))))
+    let stall = Duration::from_millis(app.config.stall_timeout_ms);
+    let whole = Duration::from_millis(app.config.body_timeout_ms);
+    request.map(|body| {
+        Body::from_stream(Patient {
+            body: Some(body.into_data_stream()),
+            stall,
+            latest: Instant::now() + whole,
+            waiting: None,
+        })
+    })
 }
 
-struct Lingering(Option<BodyDataStream>);
+/// A body that did not come in its time.
+#[derive(Debug, thiserror::Error)]
+#[error("it came too slowly")]
+struct Stalled {
+    stall_ms: u64,
+}
 
-impl Stream for Lingering {
-    type Item = Result<Bytes, axum::Error>;
+struct Patient {
+    body: Option<BodyDataStream>,
+    /// How long nothing may come.
+    stall: Duration,
+    /// When the body must be whole, if nothing more comes; what comes moves it on.
+    latest: Instant,
+    /// Until the earlier of both; set while the handler waits.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream for Patient {
+    type Item = Result<Bytes, BoxError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(body) = &mut self.0 else {
+        let this = &mut *self;
+        let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        let polled = body.poll_next_unpin(cx);
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            self.0 = None;
+        match body.poll_next_unpin(cx) {
+            Poll::Ready(Some(Ok(chunk))) => {
+                this.latest += Duration::from_micros(chunk.len() as u64 * 1_000_000 / BYTES_PER_S);
+                this.waiting = None;
+                Poll::Ready(Some(Ok(chunk)))
+            }
+            Poll::Ready(last) => {
+                this.body = None;
+                Poll::Ready(last.map(|last| last.map_err(Into::into)))
+            }
+            Poll::Pending => {
+                let until = this.latest.min(Instant::now() + this.stall);
+                let waiting = this.waiting.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                ready!(waiting.as_mut().poll(cx));
+                this.body = None;
+                let stall_ms = this.stall.as_millis() as u64;
+                Poll::Ready(Some(Err(Stalled { stall_ms }.into())))
+            }
         }
-        polled
     }
 }
 
-impl Drop for Lingering {
+impl Drop for Patient {
     fn drop(&mut self) {
-        let (Some(mut rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) else {
+        let (Some(mut rest), Ok(runtime)) = (self.body.take(), Handle::try_current()) else {
             return;
         };
         runtime.spawn(tokio::time::timeout(LINGER, async move {

@@ -7,6 +7,7 @@ mod deployments;
 mod graphs;
 mod keys;
 mod ledger;
+mod listen;
 mod ops;
 mod problem;
 mod receipts;
@@ -23,6 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Principal;
+pub use listen::{Connections, serve};
 pub use ops::router as ops_router;
 use problem::Problem;
 
@@ -46,7 +48,10 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(body_cap))
-        .layer(axum::middleware::map_request(body::linger))
+        .layer(axum::middleware::map_request_with_state(
+            app.clone(),
+            body::patient,
+        ))
         .layer(CatchPanicLayer::custom(
             |_panic: Box<dyn std::any::Any + Send>| Error::Internal.into_response(),
         ))

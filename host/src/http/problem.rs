@@ -154,6 +154,7 @@ impl From<Error> for Problem {
             Error::Exists { what, .. } => problem(S::CONFLICT, &format!("{what}_exists")),
             Error::Invalid { .. } => problem(S::UNPROCESSABLE_ENTITY, "invalid_field"),
             Error::TooLarge { .. } => problem(S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Error::BodyTimeout { .. } => problem(S::REQUEST_TIMEOUT, "body_timeout"),
             Error::Inspect(inner @ InspectError::Host(_)) => {
                 logged(S::SERVICE_UNAVAILABLE, inner.code(), &error)
             }
