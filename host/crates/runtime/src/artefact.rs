@@ -80,6 +80,11 @@ impl Artefacts {
 }
 
 impl Verified {
+    /// How much code it is, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     /// Makes the code runnable.
     pub(crate) fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
         trusted(engine, self.0.get(MAC_BYTES..).unwrap_or_default())

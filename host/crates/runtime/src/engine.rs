@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(5);
 const FUEL_PER_PAGE: u8 = 250;
 
 /// Core instances per component instance: a Rust guest has about 4, an interpreted one some dozens.
-const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
+pub(crate) const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
 
 /// How much of a memory, a table or a stack is zeroed in place after a call, rather than given back to the
 /// kernel: that costs a system call and the attention of every core. Where the kernel tells which pages are
@@ -93,7 +93,7 @@ fn pool(max_concurrency: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .total_stacks(instances)
-        .total_core_instances(instances.saturating_mul(16))
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
         .total_memories(instances.saturating_mul(4))
         .total_tables(instances.saturating_mul(16))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)

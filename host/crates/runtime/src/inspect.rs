@@ -3,7 +3,7 @@
 //! wasmparser is made for hostile input and is all that reads it in this process. What turns a core module
 //! into a component is not (its stack overflows on some): that happens in the child.
 
-use wasmparser::{ComponentTypeRef, Parser, Payload, Validator};
+use wasmparser::{ComponentTypeRef, Instance, Parser, Payload, Validator};
 use wasmtime::Engine;
 
 use crate::engine;
@@ -60,6 +60,8 @@ pub struct UploadCaps {
     pub bytes: u64,
     /// Core modules, nested ones included.
     pub modules: u64,
+    /// Instances made of core modules: each takes a place in the pool.
+    pub instances: u64,
     /// Components within components, all together.
     pub components: u64,
     /// Functions of all modules together.
@@ -79,6 +81,7 @@ impl Default for UploadCaps {
         Self {
             bytes: 64 << 20,
             modules: 64,
+            instances: u64::from(engine::CORE_INSTANCES_PER_COMPONENT),
             components: 64,
             functions: 200_000,
             function_bytes: 1 << 20,
@@ -267,6 +270,7 @@ fn count(bytes: &[u8], caps: &UploadCaps) -> Result<Names, InspectError> {
 #[derive(Default)]
 struct Tally {
     modules: u64,
+    instances: u64,
     components: u64,
     functions: u64,
     memories: u64,
@@ -277,6 +281,13 @@ impl Tally {
     fn add(&mut self, payload: &Payload<'_>, caps: &UploadCaps) -> Result<(), InspectError> {
         match payload {
             Payload::ModuleSection { .. } => grow(&mut self.modules, 1, caps.modules, "core modules"),
+            Payload::InstanceSection(reader) => {
+                let mut made = 0;
+                for instance in reader.clone() {
+                    made += u32::from(matches!(instance.map_err(invalid)?, Instance::Instantiate { .. }));
+                }
+                grow(&mut self.instances, made, caps.instances, "core instances")
+            }
             Payload::ComponentSection { .. } => {
                 grow(&mut self.components, 1, caps.components, "nested components")
             }

@@ -141,6 +141,7 @@ impl Failure {
 pub struct Pipeline {
     exports: PipelinePre<State>,
     ticker: Arc<Ticker>,
+    code_bytes: u64,
 }
 
 impl fmt::Debug for Pipeline {
@@ -164,11 +165,18 @@ impl Pipeline {
         linker: &Linker<State>,
         component: &Component,
         ticker: Arc<Ticker>,
+        code_bytes: u64,
     ) -> wasmtime::Result<Self> {
         Ok(Self {
             exports: PipelinePre::new(linker.instantiate_pre(component)?)?,
             ticker,
+            code_bytes,
         })
+    }
+
+    /// How much compiled code it holds, in bytes.
+    pub fn code_bytes(&self) -> u64 {
+        self.code_bytes
     }
 
     /// Asks the guest what it takes and gives.

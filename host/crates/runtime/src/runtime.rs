@@ -18,8 +18,10 @@ use crate::inspect::{self, InspectError, Inspected, UploadCaps};
 use crate::pipeline::{self, Pipeline};
 use crate::state::State;
 
-/// How many pipelines stay linked. One that is not is loaded again in milliseconds.
+/// How many pipelines stay linked, and of how many bytes of code. One that is not is loaded again in
+/// milliseconds, and one that a call or a release holds stays in memory all the same.
 const MAX_LOADED: usize = 128;
+const MAX_LOADED_BYTES: u64 = 1 << 30;
 
 /// What a runtime needs.
 pub struct Options {
@@ -53,6 +55,7 @@ struct Shared {
 struct Loaded {
     pipelines: HashMap<Digest, (Arc<Pipeline>, u64)>,
     asks: u64,
+    code_bytes: u64,
 }
 
 impl Runtime {
@@ -124,7 +127,11 @@ impl Runtime {
         }
         let code = self.0.compiler.run(child::COMPILE, &component, cell).await?;
         let shared = Arc::clone(&self.0);
-        blocking(move || Ok(shared.artefacts.write(digest, &code)?)).await?;
+        blocking(move || {
+            shared.artefacts.write(digest, &code)?;
+            shared.fits(digest)
+        })
+        .await?;
         self.load(digest).await.map(drop)
     }
 
@@ -152,9 +159,18 @@ impl Shared {
             tracing::warn!(%digest, error = format!("{error:#}"), "compiled code is not used");
             CompileError::Missing
         })?;
-        let pipeline = Pipeline::link(&self.linker, &component, Arc::clone(&self.ticker))
+        let pipeline = Pipeline::link(&self.linker, &component, Arc::clone(&self.ticker), code.bytes())
             .map_err(|error| CompileError::Mismatch(format!("{error:#}")))?;
         Ok(Arc::new(pipeline))
+    }
+
+    /// Whether this engine takes code that was made for it just now: if not, the pool has no room for one
+    /// such instance, and to compile it again would not help.
+    fn fits(&self, digest: Digest) -> Result<(), CompileError> {
+        let code = self.artefacts.read(digest)?.ok_or(CompileError::Missing)?;
+        let made = code.component(&self.engine);
+        made.map(drop)
+            .map_err(|error| CompileError::Refused(format!("it does not fit this host: {error:#}")))
     }
 
     fn loaded(&self) -> std::sync::MutexGuard<'_, Loaded> {
@@ -171,14 +187,19 @@ impl Loaded {
     }
 
     fn keep(&mut self, digest: Digest, pipeline: Arc<Pipeline>) {
-        self.pipelines.insert(digest, (pipeline, self.asks));
-        if self.pipelines.len() > MAX_LOADED {
-            let oldest = self
-                .pipelines
-                .iter()
-                .min_by_key(|(_, (_, asked))| *asked)
-                .map(|(&digest, _)| digest);
-            oldest.and_then(|digest| self.pipelines.remove(&digest));
+        self.code_bytes += pipeline.code_bytes();
+        if let Some((before, _)) = self.pipelines.insert(digest, (pipeline, self.asks)) {
+            self.code_bytes -= before.code_bytes();
+        }
+        while self.pipelines.len() > MAX_LOADED || self.code_bytes > MAX_LOADED_BYTES {
+            let asked = self.pipelines.iter().min_by_key(|(_, (_, asked))| *asked);
+            let Some((pipeline, _)) = asked
+                .map(|(&digest, _)| digest)
+                .and_then(|d| self.pipelines.remove(&d))
+            else {
+                return;
+            };
+            self.code_bytes -= pipeline.code_bytes();
         }
     }
 }

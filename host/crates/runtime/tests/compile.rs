@@ -123,6 +123,34 @@ async fn what_does_not_compile_is_the_components_fault() {
     );
 }
 
+/// Two instances of a nested component with three memories each: six, where the pool gives four to one
+/// component. Inspection, which counts what is written, sees three.
+#[tokio::test]
+async fn what_the_pool_cannot_hold_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = open(folder.path(), [1; 32]);
+    let bytes = wat::parse_str(
+        r#"(component
+            (component $c
+                (core module $a (memory 1)) (core module $b (memory 1)) (core module $d (memory 1))
+                (core instance (instantiate $a)) (core instance (instantiate $b)) (core instance (instantiate $d)))
+            (instance (instantiate $c)) (instance (instantiate $c))
+            (instance $i) (export "wattle:pipeline/handler@0.1.0" (instance $i)))"#,
+    );
+    let bytes = bytes.unwrap();
+    runtime::inspect(&bytes, &runtime::UploadCaps::default()).unwrap();
+    let error = runtime
+        .compile(Digest::of(&bytes), bytes.into(), &UsageCell::default())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.is_components_fault()),
+        ("compile_refused", true),
+        "{error}"
+    );
+    assert!(error.to_string().contains("memories"), "{error}");
+}
+
 #[tokio::test]
 async fn a_child_that_fails_or_hangs_is_told_apart() {
     let compile = async |program: &str, args: &[&str], limits: CompileLimits| {

@@ -184,6 +184,26 @@ async fn each_cap_is_kept_and_named() {
         ..caps.clone()
     };
     assert_eq!(inspect(&many, &one).unwrap_err().code(), "component_too_complex");
+    let thrice = component(
+        "(component (core module $m)
+            (core instance (instantiate $m)) (core instance (instantiate $m)) (core instance (instantiate $m)))",
+    );
+    let two = UploadCaps {
+        instances: 2,
+        ..caps.clone()
+    };
+    let error = inspect(&thrice, &two).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            InspectError::TooComplex {
+                what: "core instances",
+                actual: 3,
+                limit: 2
+            }
+        ),
+        "{error}"
+    );
     let nested = component("(component (component) (component))");
     let one = UploadCaps {
         components: 1,
