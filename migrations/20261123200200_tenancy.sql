@@ -12,10 +12,12 @@ create table tenant (
     id uuid primary key,
     name text not null unique,
     status text not null default 'active' check (status in ('active', 'suspended', 'closed')),
+    -- Bytes of components and graphs that it may store; null for the host's default.
+    storage_max_bytes bigint check (storage_max_bytes >= 0),
     created_at timestamptz not null default now()
 );
 alter table tenant enable row level security, force row level security;
-grant select, insert, update (status) on tenant to wattle_admin;
+grant select, insert, update (status, storage_max_bytes) on tenant to wattle_admin;
 grant select on tenant to wattle_billing, wattle_tenant;
 create policy tenant_admin on tenant to wattle_admin using (true);
 create policy tenant_billing on tenant for select to wattle_billing using (true);

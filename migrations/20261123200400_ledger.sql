@@ -33,6 +33,8 @@ create table posting (
     primary key (node, epoch, seq),
     -- What the partition key of transfers and receipt lines is checked against.
     unique (node, epoch, seq, ended_at),
+    -- A node's postings are one chain: no two follow the same one, and only one is the first.
+    constraint posting_chain unique (node, prev_hash),
     constraint posting_ends_after_it_began check (ended_at >= began_at)
 );
 create index posting_node_id on posting (node, id);
@@ -51,6 +53,7 @@ create table posting_root (
     start_uj bigint not null check (start_uj >= 0),
     end_uj bigint not null,
     primary key (node, epoch, seq, ordinal),
+    -- One row per root: a root that booted anew goes on in the next posting.
     unique (node, epoch, seq, root),
     foreign key (node, epoch, seq) references posting,
     constraint posting_root_counts_up check (end_uj >= start_uj)
@@ -71,9 +74,10 @@ create table transfer (
     tenant uuid,
     deployment text,
     release integer,
+    -- Always null so far: energy is split by release, not by graph.
     graph bytea check (octet_length(graph) = 32),
     amount bigint not null check (amount > 0),
-    -- The hash of the posting that a correction repairs.
+    -- The hash of the posting that a correction repairs; null until there are corrections.
     cites bytea references posting (hash),
     primary key (at, node, epoch, seq, ordinal),
     foreign key (node, epoch, seq, at) references posting (node, epoch, seq, ended_at),

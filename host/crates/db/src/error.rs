@@ -10,7 +10,7 @@ use crate::PostingKey;
 /// A failed statement, or an answer that makes no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// Postgres is away, starting, stopping, or has no connection left. Trying later can help.
+    /// Postgres is away, starting, stopping, short of something, or asks to try again. Trying later can help.
     #[error("postgres is unavailable")]
     Unavailable(#[source] sqlx::Error),
     /// There is such a row already.
@@ -22,6 +22,9 @@ pub enum DbError {
     /// The key of a posting that is in the ledger with another content.
     #[error("posting {0} is in the ledger with another content")]
     PostingConflict(PostingKey),
+    /// A posting that does not follow the node's last one in the ledger: a fork, or a link is missing.
+    #[error("posting {0} does not follow the last posting of its node in the ledger")]
+    PostingChain(PostingKey),
     /// What the row refers to is not there.
     #[error("it refers to something that is not there ({constraint})")]
     Reference {
@@ -77,9 +80,11 @@ impl DbError {
     }
 }
 
-/// Whether the server says that it is going, coming or full (classes 08 and 57P, and 53300).
+/// Whether the server says that it cannot now what it may do later: it is going, coming, read-only, out of
+/// something or lets nobody in, or another transaction came in between. Nothing is wrong with the statement.
 fn is_away(code: &str) -> bool {
-    code.starts_with("08") || code.starts_with("57P") || code == "53300"
+    const CLASSES: [&str; 7] = ["08", "28", "3D", "40", "53", "57", "58"];
+    CLASSES.iter().any(|class| code.starts_with(class)) || ["25006", "55P03"].contains(&code)
 }
 
 impl From<sqlx::Error> for DbError {
@@ -90,6 +95,8 @@ impl From<sqlx::Error> for DbError {
         match &error {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
+            // A server that dies in the middle of a message.
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Self::Unavailable(error),
@@ -120,6 +127,23 @@ impl From<MigrateError> for DbError {
                 other => other,
             },
             other => Self::Migrate(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_away() {
+        for code in [
+            "08006", "28000", "3D000", "40001", "40P01", "53100", "53300", "57014", "57P01", "57P03", "25006",
+        ] {
+            assert!(is_away(code), "{code}");
+        }
+        for code in ["23505", "23514", "22P02", "42501", "42P01", "25P02", "XX000"] {
+            assert!(!is_away(code), "{code}");
         }
     }
 }

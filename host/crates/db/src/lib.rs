@@ -18,6 +18,7 @@ mod open;
 mod partition;
 mod posting;
 mod receipt;
+mod storage;
 mod tenant;
 mod tx;
 
@@ -32,5 +33,6 @@ pub use node::Node;
 pub use open::{Db, MIGRATOR, Options};
 pub use posting::{Head, PostingInsert, PostingKey};
 pub use receipt::{Receipt, ReceiptLineRow};
+pub use storage::Storage;
 pub use tenant::{Tenant, TenantStatus};
 pub use tx::{AdminTx, BillingTx, TenantTx, WriterTx};

@@ -52,7 +52,8 @@ pub struct Head {
 
 impl WriterTx {
     /// Adds a posting with everything under it. Commit afterwards; on an error drop the transaction.
-    /// The same key with another content is [`DbError::PostingConflict`].
+    /// The same key with another content is [`DbError::PostingConflict`], and one that does not follow the
+    /// node's last posting [`DbError::PostingChain`].
     pub async fn posting_insert(&mut self, posting: &Posting) -> Result<PostingInsert, DbError> {
         let seq: i64 = store("posting.seq", posting.seq)?;
         let done = sqlx::query!(
@@ -73,9 +74,21 @@ impl WriterTx {
             &posting.hash.0[..]
         )
         .execute(&mut *self.tx)
-        .await?;
+        .await
+        .map_err(|error| match DbError::from(error) {
+            DbError::Conflict { constraint } if constraint == CHAIN => DbError::PostingChain(key(posting)),
+            other => other,
+        })?;
         if done.rows_affected() == 0 {
             return self.posting_compare(posting, seq).await;
+        }
+        if posting.prev_hash != Digest::ZERO
+            && self
+                .postings_known(posting.node, &[posting.prev_hash])
+                .await?
+                .is_empty()
+        {
+            return Err(DbError::PostingChain(key(posting)));
         }
         self.roots_insert(posting, seq).await?;
         self.transfers_insert(posting, seq).await?;
@@ -96,8 +109,7 @@ impl WriterTx {
         if hash == posting.hash.0 {
             Ok(PostingInsert::Exists)
         } else {
-            let (node, epoch, seq) = (posting.node, posting.epoch, posting.seq);
-            Err(DbError::PostingConflict(PostingKey { node, epoch, seq }))
+            Err(DbError::PostingConflict(key(posting)))
         }
     }
 
@@ -213,6 +225,33 @@ impl WriterTx {
         counted("receipt_line", done.rows_affected(), posting.lines.len())
     }
 
+    /// Which of `hashes` are postings of the node in the ledger.
+    pub async fn postings_known(
+        &mut self,
+        node: NodeId,
+        hashes: &[Digest],
+    ) -> Result<BTreeSet<Digest>, DbError> {
+        let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.0.to_vec()).collect();
+        let known = sqlx::query_scalar!(
+            "select hash from posting where node = $1 and hash = any($2)",
+            node.0,
+            &hashes
+        );
+        let known = known.fetch_all(&mut *self.tx).await?;
+        known.iter().map(|hash| digest("posting.hash", hash)).collect()
+    }
+
+    /// Whether the ledger has a posting of an epoch from number `seq` on.
+    pub async fn posting_reached(&mut self, node: NodeId, epoch: Epoch, seq: u64) -> Result<bool, DbError> {
+        let reached = sqlx::query_scalar!(
+            r#"select exists (select from posting where node = $1 and epoch = $2 and seq >= $3) as "reached!""#,
+            node.0,
+            epoch.0,
+            store::<u64, i64>("posting.seq", seq)?
+        );
+        Ok(reached.fetch_one(&mut *self.tx).await?)
+    }
+
     /// The last posting of a node, by the order of insertion, which is that of its chain.
     pub async fn posting_head(&mut self, node: NodeId) -> Result<Option<Head>, DbError> {
         let row = sqlx::query!(
@@ -231,6 +270,14 @@ impl WriterTx {
         })
         .transpose()
     }
+}
+
+/// The constraint that keeps a node's postings from forking.
+const CHAIN: &str = "posting_chain";
+
+fn key(posting: &Posting) -> PostingKey {
+    let (node, epoch, seq) = (posting.node, posting.epoch, posting.seq);
+    PostingKey { node, epoch, seq }
 }
 
 /// Fails unless a statement added as many rows as it was given.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::convert::{parse, word};
+use crate::convert::{load, parse, store, word};
 use crate::{AdminTx, DbError};
 
 /// Whether a tenant is served.
@@ -48,6 +48,8 @@ pub struct Tenant {
     pub name: Name,
     /// Whether it is served.
     pub status: TenantStatus,
+    /// Bytes of components and graphs that it may store; none for the host's default.
+    pub storage_max_bytes: Option<u64>,
     /// When it was made.
     pub created_at: OffsetDateTime,
 }
@@ -56,6 +58,7 @@ struct Row {
     id: Uuid,
     name: String,
     status: String,
+    storage_max_bytes: Option<i64>,
     created_at: OffsetDateTime,
 }
 
@@ -66,6 +69,10 @@ impl TryFrom<Row> for Tenant {
             id: TenantId(row.id),
             name: parse("tenant.name", &row.name)?,
             status: word("tenant.status", &row.status)?,
+            storage_max_bytes: row
+                .storage_max_bytes
+                .map(|bytes| load("tenant.storage_max_bytes", bytes))
+                .transpose()?,
             created_at: row.created_at,
         })
     }
@@ -76,7 +83,8 @@ impl AdminTx {
     pub async fn tenant_insert(&mut self, id: TenantId, name: &Name) -> Result<Tenant, DbError> {
         let row = sqlx::query_as!(
             Row,
-            "insert into tenant (id, name) values ($1, $2) returning id, name, status, created_at",
+            "insert into tenant (id, name) values ($1, $2)
+             returning id, name, status, storage_max_bytes, created_at",
             id.0,
             name.as_str()
         );
@@ -87,7 +95,7 @@ impl AdminTx {
     pub async fn tenant_get(&mut self, id: TenantId) -> Result<Option<Tenant>, DbError> {
         let row = sqlx::query_as!(
             Row,
-            "select id, name, status, created_at from tenant where id = $1",
+            "select id, name, status, storage_max_bytes, created_at from tenant where id = $1",
             id.0
         );
         row.fetch_optional(&mut *self.tx)
@@ -100,7 +108,7 @@ impl AdminTx {
     pub async fn tenants_list(&mut self) -> Result<Vec<Tenant>, DbError> {
         let rows = sqlx::query_as!(
             Row,
-            "select id, name, status, created_at from tenant order by name"
+            "select id, name, status, storage_max_bytes, created_at from tenant order by name"
         );
         rows.fetch_all(&mut *self.tx)
             .await?
@@ -122,6 +130,24 @@ impl AdminTx {
             Ok(())
         } else {
             Err(DbError::NotFound("tenant"))
+        }
+    }
+
+    /// Changes how many bytes a tenant may store; none for the host's default. What is over it stays.
+    pub async fn tenant_set_storage(&mut self, id: TenantId, max_bytes: Option<u64>) -> Result<(), DbError> {
+        let max_bytes = max_bytes
+            .map(|bytes| store::<u64, i64>("tenant.storage_max_bytes", bytes))
+            .transpose()?;
+        let done = sqlx::query!(
+            "update tenant set storage_max_bytes = $2 where id = $1",
+            id.0,
+            max_bytes
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        match done.rows_affected() {
+            1 => Ok(()),
+            _ => Err(DbError::NotFound("tenant")),
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! **Counters.** The sealer keeps the last reading of each root. A reading of the same boot closes a
 //! span, whose energy is placed. A root seen first, or in a new boot, gives a baseline that charges
-//! nothing: the posting then has a row that starts there, so a window may have two rows for a root, of
-//! different boots. A counter that falls within a boot is not believed: the root waits where it was.
+//! nothing: the posting then has a row that starts there. The ledger takes one row per root and posting,
+//! so whoever seals lets no window span two boots of a root: [`Sealer::boots_anew`] says when to seal
+//! first. Only what finds a boot within the slices it is given makes two rows of it. A counter that falls within a boot is not believed: the root waits where it was.
 //! When a root missed slices, nobody knows when the energy was taken: it is `unattributed`. Rows start
 //! where the row before them of the same root and boot ended, whatever happened between, so that for
 //! each root and window Σ transfers = Σ (end − start), to the microjoule.
@@ -150,6 +151,21 @@ impl Sealer {
     /// The readings where the next window begins, one per root.
     pub fn baseline(&self) -> &[Reading] {
         &self.last
+    }
+
+    /// Whether one of `readings` is of another boot than its root's last reading in `slices` or, without
+    /// one there, in the baseline: then these slices are to be sealed first.
+    pub fn boots_anew(&self, slices: &[Slice], readings: &[Reading]) -> bool {
+        let anew = |now: &Reading| {
+            let mut before = slices
+                .iter()
+                .rev()
+                .flat_map(|slice| &slice.readings)
+                .chain(&self.last);
+            let last = before.find(|last| last.root.name == now.root.name);
+            last.is_some_and(|last| last.boot_id != now.boot_id)
+        };
+        readings.iter().any(anew)
     }
 
     /// The hash of the last posting.

@@ -188,7 +188,9 @@ async fn receipts_that_differ_are_found(_: PgPoolOptions, options: PgConnectOpti
 
 #[sqlx::test(migrations = false)]
 async fn a_broken_chain_is_found(_: PgPoolOptions, options: PgConnectOptions) {
-    let (fixture, second) = ledger(options, |posting| posting.prev_hash = Digest::of(b"elsewhere")).await;
+    let (fixture, mut second) = ledger(options, |_| {}).await;
+    second.prev_hash = Digest::of(b"elsewhere");
+    relink(&fixture, &second).await;
     let breaks = fixture
         .db
         .billing_tx()
@@ -209,9 +211,10 @@ async fn a_broken_chain_is_found(_: PgPoolOptions, options: PgConnectOptions) {
 #[sqlx::test(migrations = false)]
 async fn a_chain_begins_at_zero(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
-    fixture
-        .post(&window(0, Digest::of(b"lost"), fixture.now().await))
-        .await;
+    let mut first = window(0, Digest::ZERO, fixture.now().await);
+    fixture.post(&first).await;
+    first.prev_hash = Digest::of(b"lost");
+    relink(&fixture, &first).await;
     let breaks = fixture
         .db
         .billing_tx()
@@ -222,4 +225,21 @@ async fn a_chain_begins_at_zero(_: PgPoolOptions, options: PgConnectOptions) {
         .unwrap();
     assert_eq!((breaks.len(), breaks[0].expected), (1, Digest::ZERO));
     fixture.finish().await;
+}
+
+/// Gives a stored posting the `prev_hash` of `posting`, as a superuser of ill will can.
+async fn relink(fixture: &Fixture, posting: &Posting) {
+    let mut owner = fixture.owner.acquire().await.unwrap();
+    sqlx::query("set session_replication_role = replica")
+        .execute(&mut *owner)
+        .await
+        .unwrap();
+    let done = sqlx::query("update posting set prev_hash = $1 where hash = $2")
+        .bind(&posting.prev_hash.0[..])
+        .bind(&posting.hash.0[..]);
+    assert_eq!(done.execute(&mut *owner).await.unwrap().rows_affected(), 1);
+    sqlx::query("reset session_replication_role")
+        .execute(&mut *owner)
+        .await
+        .unwrap();
 }

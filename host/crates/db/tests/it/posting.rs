@@ -108,6 +108,36 @@ async fn another_content_is_a_conflict_that_names_the_key(_: PgPoolOptions, opti
 }
 
 #[sqlx::test(migrations = false)]
+async fn a_chain_neither_forks_nor_skips(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let now = fixture.now().await;
+    let first = window(0, Digest::ZERO, now);
+    let second = window(1, first.hash, now + Duration::SECOND);
+    fixture.post(&first).await;
+    fixture.post(&second).await;
+    let after = |prev_hash| window(2, prev_hash, now + Duration::seconds(2));
+    for (prev_hash, why) in [
+        (Digest::ZERO, "a second beginning"),
+        (first.hash, "a fork"),
+        (Digest::of(b"lost"), "a missing link"),
+    ] {
+        let error = rejected(&fixture, &after(prev_hash)).await;
+        assert!(matches!(error, DbError::PostingChain(_)), "{why}: {error}");
+    }
+    let third = after(second.hash);
+    let mut tx = fixture.db.writer_tx().await.unwrap();
+    let known = tx.postings_known(NODE, &[first.hash, third.hash]).await.unwrap();
+    assert_eq!(known, [first.hash].into());
+    drop(tx);
+    fixture.post(&third).await;
+    // Another node has a chain of its own.
+    let mut other = empty(PostingKind::Window, 0, Digest::ZERO, now);
+    other.node.0 = uuid::Uuid::from_u128(0x07e4);
+    fixture.post(&sealed(other)).await;
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
 async fn amounts_do_not_wrap(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
     let good = window(0, Digest::ZERO, fixture.now().await);
