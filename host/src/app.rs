@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use db::Db;
@@ -23,12 +23,12 @@ use crate::clock::Clock;
 use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
 use crate::flow::live::Live;
-use crate::flow::recover::{Restart, recover};
+use crate::flow::recover::{RecoverError, Restart, recover};
 use crate::flow::releases::Releases;
 use crate::flow::seal::{Seal, post};
 use crate::keys::{self, Keys};
 use crate::metrics::Metrics;
-use crate::{flow, secret_file};
+use crate::secret_file;
 
 /// A running host.
 pub struct App {
@@ -63,6 +63,7 @@ pub struct App {
     meter: String,
     rate: Mutex<Rate>,
     rate_known: AtomicBool,
+    ledger_refused: OnceLock<String>,
 }
 
 /// What the host is built on: replaced in tests.
@@ -118,7 +119,7 @@ pub enum StartError {
     Blob(#[from] crate::blobs::BlobError),
     /// Recovery.
     #[error(transparent)]
-    Recover(#[from] flow::Error),
+    Recover(#[from] RecoverError),
 }
 
 impl App {
@@ -140,14 +141,7 @@ impl App {
             boot_id: energy::boot_id()?,
             readings,
         };
-        let head = ground
-            .db
-            .writer_tx()
-            .await?
-            .posting_head(node)
-            .await?
-            .map(|head| head.hash);
-        let start = recover(&journal, recovered, restart, head).await?;
+        let start = recover(&journal, recovered, restart, &ground.db).await?;
 
         let app = Arc::new(Self {
             blobs: Blobs::open(&folder("blobs")?)?,
@@ -170,6 +164,7 @@ impl App {
             meter: ground.meter.describe(),
             rate: Mutex::default(),
             rate_known: AtomicBool::new(false),
+            ledger_refused: OnceLock::new(),
             clock: ground.clock,
             db: ground.db,
             config,
@@ -203,9 +198,35 @@ impl App {
             .provisional_uj(usage)
     }
 
-    /// Whether the host takes calls: a provisional figure can be given, and it is not going down.
+    /// Why the host should get no calls, as a stable code and in words: it is going down, cannot keep books,
+    /// or has no provisional figure to give yet. None when it is ready.
+    pub fn unready(&self) -> Option<(&'static str, String)> {
+        if self.draining() {
+            Some(("draining", "the host is going down".into()))
+        } else if let Some(reason) = self.journal.poisoned() {
+            Some(("journal_broken", reason.to_owned()))
+        } else if let Some(reason) = self.ledger_fault() {
+            Some(("ledger_refuses", reason.to_owned()))
+        } else if !self.rate_known.load(Relaxed) {
+            Some(("starting", "no slice is cut yet".into()))
+        } else {
+            None
+        }
+    }
+
+    /// Whether the host should get calls.
     pub fn ready(&self) -> bool {
-        self.rate_known.load(Relaxed) && !self.draining() && self.journal.poisoned().is_none()
+        self.unready().is_none()
+    }
+
+    /// Notes that the ledger refuses what the journal holds; the first reason stays.
+    pub fn ledger_refused(&self, reason: String) {
+        let _ = self.ledger_refused.set(reason);
+    }
+
+    /// Why no more windows are posted, if they are not.
+    pub fn ledger_fault(&self) -> Option<&str> {
+        self.ledger_refused.get().map(String::as_str)
     }
 
     /// Whether the host is going down.

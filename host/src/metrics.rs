@@ -40,7 +40,7 @@ impl Metrics {
     }
 
     /// The page that Prometheus scrapes.
-    pub fn render(&self, running: usize, waiting: u64, journal_bytes: u64) -> String {
+    pub fn render(&self, running: usize, waiting: u64, journal_bytes: u64, ledger_refuses: bool) -> String {
         let mut page = String::new();
         let seconds = |ns: &AtomicU64| ns.load(Relaxed) as f64 / 1e9;
         let mut one = |name: &str, kind: &str, value: String| {
@@ -68,6 +68,12 @@ impl Metrics {
             "wattle_postings_waiting",
             "gauge",
             self.postings_waiting.load(Relaxed).to_string(),
+        );
+        // 1 when the ledger refused a posting for what it says: nothing is posted any more.
+        one(
+            "wattle_ledger_refuses",
+            "gauge",
+            u8::from(ledger_refuses).to_string(),
         );
         one("wattle_journal_bytes", "gauge", journal_bytes.to_string());
         one(

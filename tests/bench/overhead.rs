@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use domain::{DType, Limits, Name, TenantId, Tensor, UsageCell};
+use domain::{DType, Name, TenantId, Tensor, UsageCell};
 use inference::Target;
-use runtime::{Failure, Response};
 use serde_json::{Value, json};
-use tests::host::Tenant;
+use tests::host::{Tenant, as_it_is};
 use tests::{TestHost, guests};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wattle::app::App;
-use wattle::flow::invoke::{Encoding, invoke};
+use wattle::flow::invoke::invoke;
 
 const PAIRS: usize = 3_000;
 const WARM_UP: usize = 300;
@@ -108,15 +107,6 @@ async fn in_process(app: &Arc<App>, tenant: TenantId, row: &Value) -> anyhow::Re
         raw: median(raw),
         guest: median(guest),
     })
-}
-
-/// The answer's tensors: what a model costs, without any protocol.
-fn as_it_is() -> Encoding<impl FnOnce(u32, Response, &Limits) -> Result<Response, Failure> + Send + 'static> {
-    Encoding {
-        name: "tensors",
-        has: |_| true,
-        encode: |_, response, _: &Limits| Ok(response),
-    }
 }
 
 fn median_us(times: &mut [Duration]) -> f64 {

@@ -14,6 +14,7 @@ mod crash;
 mod disconnect;
 mod drain;
 mod pipelines;
+mod recovery;
 mod reference_nn;
 mod released;
 mod sandbox;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
+use domain::Limits;
 use energy::{ActivityProbe, ScriptHandle, ScriptedMeter};
-use runtime::CompilerCommand;
+use runtime::{CompilerCommand, Failure, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use wattle::app::{App, Ground, Tasks};
 use wattle::clock::SystemClock;
 use wattle::config::ServeArgs;
+use wattle::flow::invoke::Encoding;
 use wattle::http;
 
 use crate::{Client, audit, cluster, guests};
@@ -254,5 +256,15 @@ async fn burn(meter: ScriptHandle, stop: CancellationToken) {
     while !stop.is_cancelled() {
         meter.add_uj(400_000);
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The answer's tensors as they are: a call without any protocol.
+pub fn as_it_is()
+-> Encoding<impl FnOnce(u32, Response, &Limits) -> Result<Response, Failure> + Send + 'static> {
+    Encoding {
+        name: "tensors",
+        has: |_| true,
+        encode: |_, response, _: &Limits| Ok(response),
     }
 }

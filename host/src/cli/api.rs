@@ -127,6 +127,9 @@ pub struct LedgerCheck {
     pub energy_uj: u64,
     /// The meter in use, in words.
     pub meter: String,
+    /// Why the node posts no more windows, if it does not.
+    #[serde(default)]
+    pub refused: Option<String>,
     /// Each meter, per node and boot.
     pub roots: Vec<RootCheck>,
     /// Each tenant's receipts against its transfers.

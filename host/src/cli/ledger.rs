@@ -97,6 +97,12 @@ pub fn faults(check: &LedgerCheck) -> Vec<String> {
             faults.push(format!("{count} {what}"));
         }
     }
+    faults.extend(
+        check
+            .refused
+            .iter()
+            .map(|reason| format!("no more windows are posted: {reason}")),
+    );
     faults
 }
 
@@ -184,7 +190,7 @@ mod tests {
     #[test]
     fn any_difference_is_named() {
         assert!(faults(&check(|_| {})).is_empty());
-        let changes: [fn(&mut LedgerCheck); 8] = [
+        let changes: [fn(&mut LedgerCheck); 9] = [
             |check| check.gap_uj = 1,
             |check| check.breaks = 1,
             |check| check.mismatches = 1,
@@ -193,6 +199,7 @@ mod tests {
             |check| check.roots[0].transfers_uj -= 1,
             |check| check.tenants[0].receipts_uj -= 1,
             |check| check.tenants[0].fuel_receipts += 1,
+            |check| check.refused = Some("posting 1 differs".into()),
         ];
         for change in changes {
             let unbalanced = check(change);

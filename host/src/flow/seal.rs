@@ -59,7 +59,8 @@ impl Seal {
                 _ = ticks.tick() => false,
                 () = stop.cancelled() => true,
             };
-            let full = self.cut(&app).await && self.slices.len() as u64 >= app.config.window_slices;
+            let full =
+                self.cut(&app, &postings).await && self.slices.len() as u64 >= app.config.window_slices;
             if (full || stopping) && !self.slices.is_empty() {
                 self.seal(&app, &postings).await;
             }
@@ -71,7 +72,7 @@ impl Seal {
 
     /// Reads the meter and takes what every call used since the last cut. A meter that does not answer
     /// leaves the slice open: the next reading covers both.
-    async fn cut(&mut self, app: &App) -> bool {
+    async fn cut(&mut self, app: &App, postings: &mpsc::UnboundedSender<Posting>) -> bool {
         let (readings, activity) = match (self.meter.read(), self.probe.read()) {
             (Ok(readings), Ok(activity)) => (readings, activity),
             (Err(error), _) | (_, Err(error)) => {
@@ -79,6 +80,10 @@ impl Seal {
                 return false;
             }
         };
+        // A posting has one row per root, and a row counts within one boot.
+        if !self.slices.is_empty() && self.sealer.boots_anew(&self.slices, &readings) {
+            self.seal(app, postings).await;
+        }
         let slice = Slice {
             index: self.next_index,
             at: app.clock.now(),
@@ -126,35 +131,41 @@ async fn keep(app: &App, record: &Record) -> bool {
 }
 
 /// Brings postings to Postgres in their order, however long it is away, until the sender is dropped.
+///
+/// A posting that Postgres refuses for what it says ends the posting for good: those after it chain on it.
+/// They stay in the journal, the host says so and serves on while there is room.
 pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>, give_up: CancellationToken) {
     while let Some(posting) = postings.recv().await {
         app.metrics.postings_waiting(postings.len() as u64 + 1);
-        let sent = tokio::select! {
+        let posted = tokio::select! {
             biased;
-            () = until_posted(&app, &posting) => true,
-            () = give_up.cancelled() => false,
+            posted = until_posted(&app, &posting) => posted,
+            () = give_up.cancelled() => {
+                tracing::warn!(left = postings.len() + 1, "postings stay in the journal for the next start");
+                return;
+            }
         };
-        if !sent {
-            tracing::warn!(
-                left = postings.len() + 1,
-                "postings stay in the journal for the next start"
-            );
+        if let Err(error) = posted {
+            let (node, epoch, seq) = (posting.node, posting.epoch, posting.seq);
+            let key = db::PostingKey { node, epoch, seq };
+            tracing::error!(%error, posting = %key, "the ledger refuses a posting: it and all after it stay in the journal");
+            app.ledger_refused(format!("posting {key} is refused: {error}"));
             return;
         }
         app.metrics.postings_waiting(postings.len() as u64);
     }
 }
 
-async fn until_posted(app: &App, posting: &Posting) {
-    loop {
-        match put(app, posting).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(%error, seq = posting.seq, "a posting waits for Postgres");
-                tokio::time::sleep(RETRY).await;
-            }
+/// Tries until Postgres takes the posting, or refuses it for what it says.
+async fn until_posted(app: &App, posting: &Posting) -> Result<(), db::DbError> {
+    while let Err(error) = put(app, posting).await {
+        if !matches!(error, db::DbError::Unavailable(_)) {
+            return Err(error);
         }
+        tracing::warn!(%error, seq = posting.seq, "a posting waits for Postgres");
+        tokio::time::sleep(RETRY).await;
     }
+    Ok(())
 }
 
 /// Inserts a posting, which adds nothing when it is there, and journals that it is drained.

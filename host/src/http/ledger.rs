@@ -72,6 +72,7 @@ async fn check(State(app): Shared, principal: Principal) -> Result<impl IntoResp
         "unattributed_uj": totals.unattributed_uj,
         "fuel": totals.fuel,
         "meter": app.meter(),
+        "refused": app.ledger_fault(),
         "roots": roots.collect::<Vec<Value>>(),
         "tenants": tenants.collect::<Vec<Value>>(),
     })))

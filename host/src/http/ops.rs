@@ -22,20 +22,30 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 async fn readyz(State(app): Shared) -> impl IntoResponse {
-    let status = if app.ready() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
+    let unready = app.unready();
+    let status = match unready {
+        None => StatusCode::OK,
+        Some(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
+    let (code, reason) = unready.unzip();
     (
         status,
-        Json(json!({ "ready": app.ready(), "draining": app.draining(), "meter": app.meter() })),
+        Json(json!({
+            "ready": code.is_none(),
+            "code": code,
+            "reason": reason,
+            "draining": app.draining(),
+            "meter": app.meter(),
+        })),
     )
 }
 
 async fn metrics(State(app): Shared) -> impl IntoResponse {
-    let page = app
-        .metrics
-        .render(app.live.running(), app.admission.waiting(), app.journal.bytes());
+    let page = app.metrics.render(
+        app.live.running(),
+        app.admission.waiting(),
+        app.journal.bytes(),
+        app.ledger_fault().is_some(),
+    );
     ([("content-type", "text/plain; version=0.0.4")], page)
 }
