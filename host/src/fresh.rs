@@ -15,8 +15,9 @@ const TTL: Duration = Duration::from_secs(1);
 /// How long a row is believed while Postgres does not answer.
 const GRACE: Duration = Duration::from_secs(600);
 
-/// Most rows kept; the table is emptied when it is full, so that unknown keys cannot fill memory.
-const ROWS: usize = 100_000;
+/// Most rows kept. A release's may have some tens of kilobytes. The table is emptied when it is full; what is
+/// not there is not kept at all, so that unknown names fill nothing.
+const ROWS: usize = 10_000;
 
 /// Rows by key.
 pub struct Fresh<K, V>(Mutex<HashMap<K, Row<V>>>);

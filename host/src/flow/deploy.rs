@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::invoke::invocation;
 use super::metered::{Recorded, call, metered};
 use super::publish::graded;
+use super::releases::Body;
 use super::{Error, releases};
 use crate::app::App;
 
@@ -61,8 +62,11 @@ pub async fn release(
 ) -> Result<(Arc<db::Release>, Recorded), Error> {
     check(&spec)?;
     let resolved = resolve(app, tenant, spec).await?;
-    let (spec, recorded) = prove(app, tenant, deployment, resolved).await?;
-    recorded.with(store(app, tenant, deployment, &spec, first).await)
+    let ((spec, body, bytes), recorded) = prove(app, tenant, deployment, resolved).await?;
+    let stored = store(app, tenant, deployment, &spec, first).await;
+    let (row, recorded) = recorded.with(stored)?;
+    app.releases.adopt(tenant, row.clone(), body, bytes);
+    Ok((row, recorded))
 }
 
 async fn store(
@@ -86,7 +90,7 @@ async fn store(
         other => other.into(),
     })?;
     tx.commit().await?;
-    app.releases.forget(tenant, deployment);
+    app.releases.ask_again();
     app.releases.row(app, tenant, deployment, Some(number)).await
 }
 
@@ -154,19 +158,20 @@ async fn resolve(app: &App, tenant: TenantId, spec: Spec) -> Result<ReleaseSpec,
 }
 
 /// Loads everything and asks the component to describe itself: a release that cannot start is refused.
+/// What was loaded, and its bytes, serve the first calls.
 async fn prove(
     app: &Arc<App>,
     tenant: TenantId,
     deployment: &Name,
     spec: ReleaseSpec,
-) -> Result<(ReleaseSpec, Recorded), Error> {
+) -> Result<((ReleaseSpec, Body, u64), Recorded), Error> {
     let call = call(app, CallKind::Deploy, tenant, Some((deployment, 0)));
     let id = call.invocation;
     let host = app.clone();
     let work = move |cell: Arc<UsageCell>| async move {
         let describe = async {
             let component = spec.component.as_ref().map(|(_, digest)| *digest);
-            let body = releases::body(&host, tenant, component, &spec.graphs, &cell).await?;
+            let (body, bytes) = releases::body(&host, tenant, component, &spec.graphs, &cell).await?;
             let limits = releases::describe_limits(&spec.limits);
             let settings = Arc::new(spec.settings.clone());
             let inv = invocation(
@@ -181,7 +186,7 @@ async fn prove(
                 message: format!("the component's describe() failed: {}", failure.message),
                 ..failure
             })?;
-            Ok(ReleaseSpec { signature, ..spec })
+            Ok((ReleaseSpec { signature, ..spec }, body, bytes))
         };
         graded(describe.await)
     };

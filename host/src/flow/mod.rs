@@ -6,6 +6,7 @@ pub mod deploy;
 pub mod error;
 pub mod invoke;
 pub mod live;
+mod loaded;
 pub mod metered;
 pub mod publish;
 pub mod recover;

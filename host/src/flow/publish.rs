@@ -9,6 +9,7 @@ use runtime::{CompileError, InspectError, UploadCaps};
 
 use super::Error;
 use super::metered::{Recorded, call, metered};
+use super::releases::code_id;
 use crate::app::App;
 
 /// What an upload became.
@@ -31,15 +32,15 @@ pub async fn component(
     let host = app.clone();
     let work = move |cell: Arc<UsageCell>| async move {
         cell.add_bytes_in(upload.len() as u64);
-        graded(compile(&host, upload, &cell).await)
+        graded(compile(&host, tenant, upload, &cell).await)
     };
     let (prepared, recorded) = metered(app, call(app, CallKind::Publish, tenant, None), work).await?;
     let (component, recorded) = recorded.with(prepared.unwrap_or(Err(Error::Internal)))?;
     let store = async {
         let digest = Digest::of(&component);
         let bytes = component.len() as u64;
-        app.blobs.put(digest, component).await?;
         let mut tx = app.db.tenant_tx(tenant).await?;
+        app.blobs.put(digest, component).await?;
         let stored = tx.component_revision_insert(&name, digest, bytes).await?;
         tx.commit().await?;
         Ok(stored)
@@ -48,14 +49,14 @@ pub async fn component(
     Ok(Published { row, fresh, recorded })
 }
 
-async fn compile(app: &App, upload: Bytes, cell: &Arc<UsageCell>) -> Result<Bytes, Error> {
+async fn compile(app: &App, tenant: TenantId, upload: Bytes, cell: &Arc<UsageCell>) -> Result<Bytes, Error> {
     let inspected = app
         .runtime
         .inspect(upload, UploadCaps::default(), cell.clone())
         .await?;
     let component = Bytes::from(inspected.component);
     app.runtime
-        .compile(Digest::of(&component), component.clone(), cell)
+        .compile(code_id(tenant, Digest::of(&component)), component.clone(), cell)
         .await?;
     Ok(component)
 }
@@ -83,8 +84,8 @@ pub async fn graph(
     let (loaded, recorded) = recorded.with(loaded.unwrap_or(Err(Error::Internal)))?;
     let store = async {
         let bytes = upload.len() as u64;
-        app.blobs.put(digest, upload).await?;
         let mut tx = app.db.tenant_tx(tenant).await?;
+        app.blobs.put(digest, upload).await?;
         let stored = tx
             .graph_version_insert(&name, digest, bytes, ENCODING, loaded.signature())
             .await?;

@@ -1,15 +1,16 @@
 //! Releases in memory: what a deployment points to, with its pipeline and graphs loaded.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use db::GraphRef;
 use domain::{Digest, Limits, Name, Signature, TenantId, UsageCell};
 use inference::{GraphHandle, Target};
 use runtime::{CompileError, Graphs, Pipeline};
-use tokio::sync::OnceCell;
 
 use super::Error;
+use super::loaded::{Bounds, Loaded};
 use crate::app::App;
 use crate::fresh::Fresh;
 
@@ -32,15 +33,26 @@ pub enum Body {
     Graph(Arc<GraphHandle>),
 }
 
-type Id = (TenantId, Name, u32);
-type Slot = Arc<OnceCell<Arc<Release>>>;
+/// A deployment's release, by number.
+type Id = (Name, u32);
 
-/// The releases of this node: rows that are a second fresh, code that stays loaded.
-#[derive(Default)]
+/// The releases of this node: rows that are a second fresh, code that stays loaded within bounds.
 pub struct Releases {
     current: Fresh<(TenantId, Name), u32>,
-    rows: Fresh<Id, Arc<db::Release>>,
-    loaded: Mutex<HashMap<Id, Slot>>,
+    rows: Fresh<(TenantId, Name, u32), Arc<db::Release>>,
+    loaded: Mutex<Loaded<Id, Release>>,
+    loads: AtomicU64,
+}
+
+impl Default for Releases {
+    fn default() -> Self {
+        Self {
+            current: Fresh::default(),
+            rows: Fresh::default(),
+            loaded: Mutex::new(Loaded::new(Bounds::default())),
+            loads: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Releases {
@@ -81,50 +93,80 @@ impl Releases {
         row: &Arc<db::Release>,
         cell: &UsageCell,
     ) -> Result<Arc<Release>, Error> {
-        let slot = {
-            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            loaded
-                .entry((tenant, row.deployment.clone(), row.number))
-                .or_default()
-                .clone()
-        };
+        let key = (row.deployment.clone(), row.number);
+        let slot = self.loaded().slot(tenant, key.clone());
+        let mut loaded_bytes = None;
         let load = async || {
-            let body = body(
-                app,
-                tenant,
-                row.spec.component.as_ref().map(|(_, digest)| *digest),
-                &row.spec.graphs,
-                cell,
-            );
-            Ok(Arc::new(Release {
-                settings: Arc::new(row.spec.settings.clone()),
-                row: row.clone(),
-                body: body.await?,
-            }))
+            self.loads.fetch_add(1, Relaxed);
+            let component = row.spec.component.as_ref().map(|(_, digest)| *digest);
+            let (body, bytes) = body(app, tenant, component, &row.spec.graphs, cell).await?;
+            loaded_bytes = Some(bytes);
+            Ok(Arc::new(Release::new(row.clone(), body)))
         };
-        slot.get_or_try_init(load).await.cloned()
+        let release = slot.get_or_try_init(load).await.cloned();
+        if let Some(bytes) = loaded_bytes {
+            self.loaded().sized(tenant, key, bytes);
+        }
+        release
     }
 
-    /// Forgets what the tenant's deployment pointed to, on this node at once; older code is let go.
-    pub fn forget(&self, tenant: TenantId, deployment: &Name) {
+    /// Takes over what was loaded to prove a new release, so that its first call need not load it; the
+    /// deployment's older releases are the first to go.
+    pub fn adopt(&self, tenant: TenantId, row: Arc<db::Release>, body: Body, bytes: u64) {
+        let (deployment, number) = (row.deployment.clone(), row.number);
+        let mut loaded = self.loaded();
+        loaded.supersede(tenant, |(name, older)| *name == deployment && *older < number);
+        let slot = loaded.slot(tenant, (deployment.clone(), number));
+        // A call that was faster has loaded it already.
+        let _ = slot.set(Arc::new(Release::new(row, body)));
+        drop(slot);
+        loaded.sized(tenant, (deployment, number), bytes);
+    }
+
+    /// Asks again, on this node at once, where a deployment points.
+    pub fn ask_again(&self) {
         self.current.ask_again();
         self.rows.ask_again();
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.retain(|(owner, name, _), _| (*owner, name) != (tenant, deployment));
+    }
+
+    /// Forgets a tenant's deployment, on this node at once; its code is let go.
+    pub fn forget(&self, tenant: TenantId, deployment: &Name) {
+        self.ask_again();
+        self.loaded().forget(tenant, |(name, _)| name == deployment);
+    }
+
+    /// How many times a release was loaded because a call found it missing.
+    pub fn loads(&self) -> u64 {
+        self.loads.load(Relaxed)
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded<Id, Release>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Loads a component and graphs by digest.
+impl Release {
+    fn new(row: Arc<db::Release>, body: Body) -> Self {
+        Self {
+            settings: Arc::new(row.spec.settings.clone()),
+            row,
+            body,
+        }
+    }
+}
+
+/// Loads a component and graphs by digest; with the bytes that they take, about.
 pub async fn body(
     app: &App,
     tenant: TenantId,
     component: Option<Digest>,
     graphs: &BTreeMap<String, GraphRef>,
     cell: &UsageCell,
-) -> Result<Body, Error> {
-    let mut handles = BTreeMap::new();
+) -> Result<(Body, u64), Error> {
+    let (mut handles, mut bytes) = (BTreeMap::new(), 0);
     for (alias, graph) in graphs {
         let blob = app.blobs.get(graph.version).await?;
+        bytes += blob.len() as u64;
         let handle = app
             .inference
             .load(tenant, graph.version, blob, Target::Cpu, cell)
@@ -132,29 +174,43 @@ pub async fn body(
         handles.insert(alias.clone(), handle);
     }
     match component {
-        Some(digest) => Ok(Body::Pipeline(
-            pipeline(app, digest, cell).await?,
-            Arc::new(handles),
-        )),
+        Some(digest) => {
+            let pipeline = pipeline(app, tenant, digest, cell).await?;
+            bytes += pipeline.code_bytes();
+            Ok((Body::Pipeline(pipeline, Arc::new(handles)), bytes))
+        }
         None => {
             let only = handles.into_values().next();
-            only.map(Body::Graph)
+            only.map(|graph| (Body::Graph(graph), bytes))
                 .ok_or_else(|| Error::invalid("graphs", "name a component or one graph"))
         }
     }
 }
 
 /// The compiled pipeline; compiled again from the blob where this node has no valid artefact.
-async fn pipeline(app: &App, digest: Digest, cell: &UsageCell) -> Result<Arc<Pipeline>, Error> {
-    match app.runtime.load(digest).await {
+async fn pipeline(
+    app: &App,
+    tenant: TenantId,
+    component: Digest,
+    cell: &UsageCell,
+) -> Result<Arc<Pipeline>, Error> {
+    let id = code_id(tenant, component);
+    match app.runtime.load(id).await {
         Err(CompileError::Missing) => {
             app.runtime
-                .compile(digest, app.blobs.get(digest).await?, cell)
+                .compile(id, app.blobs.get(component).await?, cell)
                 .await?;
-            Ok(app.runtime.load(digest).await?)
+            Ok(app.runtime.load(id).await?)
         }
         other => Ok(other?),
     }
+}
+
+/// Under what a tenant's compiled component is kept. The tenant is part of it: were code shared, an upload
+/// that need not be compiled would tell a tenant, by its time and its bill, that another one has the same.
+/// Blobs are shared by digest: what that saves, one write of a file, is lost in inspecting and compiling it.
+pub fn code_id(tenant: TenantId, component: Digest) -> Digest {
+    Digest::of(&[tenant.0.as_bytes().as_slice(), &component.0].concat())
 }
 
 impl Body {
