@@ -18,5 +18,6 @@ mod recovery;
 mod reference_nn;
 mod released;
 mod sandbox;
+mod storage;
 mod timeouts;
 mod v2;

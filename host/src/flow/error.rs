@@ -55,6 +55,19 @@ pub enum Error {
         /// How long nothing may come.
         stall_ms: u64,
     },
+    /// An upload over what the tenant may store.
+    #[error(
+        "the upload has {bytes} bytes, and {used_bytes} of the tenant's {limit_bytes} are in use: \
+         ask the operator for more"
+    )]
+    StorageQuota {
+        /// Bytes of the upload.
+        bytes: u64,
+        /// Bytes that the tenant stores.
+        used_bytes: u64,
+        /// Bytes that it may store.
+        limit_bytes: u64,
+    },
     /// An upload that is no pipeline.
     #[error(transparent)]
     Inspect(#[from] runtime::InspectError),

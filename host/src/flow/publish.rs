@@ -40,6 +40,7 @@ pub async fn component(
         let digest = Digest::of(&component);
         let bytes = component.len() as u64;
         let mut tx = app.db.tenant_tx(tenant).await?;
+        room(app, &mut tx, digest, bytes).await?;
         app.blobs.put(digest, component).await?;
         let stored = tx.component_revision_insert(&name, digest, bytes).await?;
         tx.commit().await?;
@@ -59,6 +60,21 @@ async fn compile(app: &App, tenant: TenantId, upload: Bytes, cell: &Arc<UsageCel
         .compile(code_id(tenant, Digest::of(&component)), component.clone(), cell)
         .await?;
     Ok(component)
+}
+
+/// Refuses an upload for which the tenant has no room. It holds the tenant's other uploads off until the
+/// transaction ends, so the bytes are to be kept and noted in it. What is stored already takes no room.
+async fn room(app: &App, tx: &mut db::TenantTx, digest: Digest, bytes: u64) -> Result<(), Error> {
+    let storage = tx.storage(digest).await?;
+    let limit_bytes = storage.max_bytes.unwrap_or(app.config.storage_max_mib << 20);
+    if storage.known || storage.used_bytes.saturating_add(bytes) <= limit_bytes {
+        return Ok(());
+    }
+    Err(Error::StorageQuota {
+        bytes,
+        used_bytes: storage.used_bytes,
+        limit_bytes,
+    })
 }
 
 /// The one encoding of graphs so far.
@@ -85,6 +101,7 @@ pub async fn graph(
     let store = async {
         let bytes = upload.len() as u64;
         let mut tx = app.db.tenant_tx(tenant).await?;
+        room(app, &mut tx, digest, bytes).await?;
         app.blobs.put(digest, upload).await?;
         let stored = tx
             .graph_version_insert(&name, digest, bytes, ENCODING, loaded.signature())

@@ -153,6 +153,7 @@ impl From<Error> for Problem {
             Error::NotFound { what, .. } => problem(S::NOT_FOUND, &format!("{what}_not_found")),
             Error::Exists { what, .. } => problem(S::CONFLICT, &format!("{what}_exists")),
             Error::Invalid { .. } => problem(S::UNPROCESSABLE_ENTITY, "invalid_field"),
+            Error::StorageQuota { .. } => problem(S::INSUFFICIENT_STORAGE, "storage_quota_exceeded"),
             Error::TooLarge { .. } => problem(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Error::BodyTimeout { .. } => problem(S::REQUEST_TIMEOUT, "body_timeout"),
             Error::Inspect(inner @ InspectError::Host(_)) => {
