@@ -64,6 +64,10 @@ async fn a_refused_posting_is_said_and_kept() -> anyhow::Result<()> {
     let host = TestHost::start().await?;
     let tenant = host.tenant("acacia").await?;
     tenant.deploy("echo", &[], json!({})).await?;
+    let inputs = json!([{ "name": "x", "shape": [2], "datatype": "FP32", "data": [1.5, -2.0] }]);
+    let receipt = tenant.invoke.infer("echo", inputs.clone()).await?.receipt;
+    host.final_receipt(&tenant.read, &receipt.expect("a receipt"))
+        .await?;
     let mut owner = sqlx::PgConnection::connect(&host.owner_url).await?;
     // The key of a window that is still to come, with another content.
     let spoilt = owner.execute(
@@ -103,7 +107,6 @@ async fn a_refused_posting_is_said_and_kept() -> anyhow::Result<()> {
     let check = host.admin.get("/api/v1/ledger/check").await?.expect(200)?;
     assert_eq!(check["refused"].as_str(), Some(reason));
     // It serves on.
-    let inputs = json!([{ "name": "x", "shape": [2], "datatype": "FP32", "data": [1.5, -2.0] }]);
     tenant.invoke.infer("echo", inputs).await?.expect(200)?;
     let findings = host.audit().await?;
     assert!(

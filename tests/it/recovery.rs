@@ -280,6 +280,25 @@ fn a_boot_between_two_runs_is_two_postings_and_no_gap() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_meter_that_begins_anew_under_the_host_ends_a_window() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    let host = node.start()?;
+    host.furnish()?;
+    for boot in 1..6_u64 {
+        host.call(&node.meter)?;
+        node.meter.reboot(Uuid::from_u128(u128::from(boot)));
+        host.windows(2)?;
+    }
+    let gaps = host
+        .threads
+        .block_on(async { host.app.db.billing_tx().await?.ledger_gap().await })?;
+    assert_eq!(gaps.len(), 6, "{gaps:#?}");
+    assert_eq!(host.app.ledger_fault(), None);
+    assert_eq!(host.finish(&node)?, FURNISHED + 5);
+    Ok(())
+}
+
+#[test]
 fn a_lost_journal_goes_on_from_the_ledger() -> anyhow::Result<()> {
     let node = Node::new()?;
     let host = node.start()?;

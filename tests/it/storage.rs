@@ -114,6 +114,35 @@ async fn a_deployed_release_is_warm() -> anyhow::Result<()> {
     host.finish().await
 }
 
+/// What is let go is loaded again, and a call that holds it does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn eviction_under_load_breaks_no_call() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let tenant = host.tenant("acacia").await?;
+    tenant
+        .deploy("tabular", &[("net", "tabular.onnx")], json!({}))
+        .await?;
+    let known: serde_json::Value = serde_json::from_slice(&guests::model("tabular.json")?)?;
+    let rows = json!([{ "name": "rows", "shape": [1, 100], "datatype": "FP32", "data": known["rows"][0] }]);
+    let (id, name) = (tenant.id.parse().unwrap(), "tabular".parse().unwrap());
+    let expected = tenant.invoke.infer("tabular", rows.clone()).await?.expect(200)?["outputs"].clone();
+    let calls = (0..4).map(|_| async {
+        for _ in 0..25 {
+            let answer = tenant.invoke.infer("tabular", rows.clone()).await?.expect(200)?;
+            assert_eq!(answer["outputs"], expected);
+            host.app.releases.forget(id, &name);
+        }
+        anyhow::Ok(())
+    });
+    futures::future::try_join_all(calls).await?;
+    assert!(
+        host.app.releases.loads() > 25,
+        "{} loads",
+        host.app.releases.loads()
+    );
+    host.finish().await
+}
+
 /// What a tenant pays and waits for an upload tells nothing of its neighbours'.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neighbours_component_is_compiled_again() -> anyhow::Result<()> {

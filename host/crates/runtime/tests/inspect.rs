@@ -178,6 +178,11 @@ async fn each_cap_is_kept_and_named() {
     for (caps, code) in cases {
         assert_eq!(inspect(&upload, &caps).unwrap_err().code(), code, "{caps:?}");
     }
+}
+
+#[test]
+fn what_stands_in_a_component_is_counted_together() {
+    let caps = UploadCaps::default();
     let many = component("(component (core module (table 1 funcref) (table 1 funcref)))");
     let one = UploadCaps {
         tables: 1,
