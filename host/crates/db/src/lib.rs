@@ -4,6 +4,7 @@
 //! [`BillingTx`] or [`AdminTx`]. What a role may see and do is decided by grants and row-level
 //! security; the queries of a tenant filter by tenant as well.
 
+mod chain;
 mod check;
 mod component;
 mod convert;
@@ -22,6 +23,7 @@ mod storage;
 mod tenant;
 mod tx;
 
+pub use chain::Head;
 pub use check::{ChainBreak, Gap, Mismatch, TenantSums};
 pub use component::{Component, Revision};
 pub use deployment::{Deployment, GraphRef, Release, ReleaseSpec};
@@ -31,7 +33,7 @@ pub use key::{Key, KeyEvent, KeyEvents, KeyRow, NewKey};
 pub use ledger::{Balance, Totals, Window};
 pub use node::Node;
 pub use open::{Db, MIGRATOR, Options};
-pub use posting::{Head, PostingInsert, PostingKey};
+pub use posting::{PostingInsert, PostingKey};
 pub use receipt::{Receipt, ReceiptLineRow};
 pub use storage::Storage;
 pub use tenant::{Tenant, TenantStatus};
