@@ -89,11 +89,7 @@ async fn run(
 ) -> anyhow::Result<()> {
     let ground = Ground {
         clock: Arc::new(SystemClock),
-        meter: Box::new(ModelledMeter::new(
-            config.meter_root.as_str(),
-            power_model(&config)?,
-            PROC,
-        )?),
+        meter: Box::new(meter(&config)?),
         probe: database.probe(),
         db: Db::open(&database.owner_url, &database.run_url, &db::Options::default())
             .await
@@ -191,13 +187,15 @@ fn lock_dir() -> PathBuf {
 /// Where the kernel says who uses the CPUs.
 const PROC: &str = "/proc";
 
-fn power_model(config: &ServeArgs) -> Result<PowerModel, energy::MeterError> {
+/// The meter that a host with these flags uses.
+pub(crate) fn meter(config: &ServeArgs) -> Result<ModelledMeter, energy::MeterError> {
     // `ServeArgs::check` has bounded them.
     let microwatts = |watts: f64| (watts * 1e6).round() as u64;
-    match (config.meter_idle_w, config.meter_max_w) {
-        (Some(idle), Some(max)) => PowerModel::from_ends(microwatts(idle), microwatts(max)),
-        _ => PowerModel::from_threads(ModelledMeter::threads(Path::new(PROC))?),
-    }
+    let model = match (config.meter_idle_w, config.meter_max_w) {
+        (Some(idle), Some(max)) => PowerModel::from_ends(microwatts(idle), microwatts(max))?,
+        _ => PowerModel::from_threads(ModelledMeter::threads(Path::new(PROC))?)?,
+    };
+    ModelledMeter::new(config.meter_root.as_str(), model, PROC)
 }
 
 /// How often the host looks whether its own Postgres still runs.

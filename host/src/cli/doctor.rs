@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use clap::Args;
+use energy::Meter as _;
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -212,27 +213,37 @@ async fn meter(serve: &ServeArgs) -> Finding {
     };
     match ready["meter"].as_str() {
         Some(meter) => finding(Mark::Good, "meter", format!("{meter}; {counter}")),
-        None => finding(
-            Mark::Note,
-            "meter",
-            format!("{counter}; a running host says which meter it uses"),
-        ),
+        None => would_be_meter(serve, counter),
+    }
+}
+
+/// What a host with these flags would use.
+fn would_be_meter(serve: &ServeArgs, counter: &str) -> Finding {
+    if let Err(error) = serve.check() {
+        return finding(Mark::Note, "meter", format!("{counter}; {error}"));
+    }
+    match crate::serve::meter(serve) {
+        Ok(meter) => finding(Mark::Good, "meter", format!("{}; {counter}", meter.describe())),
+        Err(error) => finding(Mark::Bad, "meter", error.to_string()),
     }
 }
 
 /// What is there to build pipelines with: serving needs none of it.
 fn guests() -> Finding {
     let libraries = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", "wasm32-wasip2"])
+        .args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"])
         .output();
     let libraries = libraries
         .ok()
         .and_then(|output| String::from_utf8(output.stdout).ok());
     if libraries.is_some_and(|path| !path.trim().is_empty() && Path::new(path.trim()).is_dir()) {
-        return finding(Mark::Good, "guests", "rustc builds components (wasm32-wasip2)");
+        return finding(
+            Mark::Good,
+            "guests",
+            "rustc builds pipelines (wasm32-unknown-unknown)",
+        );
     }
-    let hint =
-        "to build pipelines: `rustup target add wasm32-wasip2`, or in this repository `cargo xtask guests`";
+    let hint = "to build pipelines: `rustup target add wasm32-unknown-unknown`, or in this repository `cargo xtask guests`";
     finding(Mark::Note, "guests", hint)
 }
 
@@ -264,6 +275,10 @@ mod tests {
             ..serve(&["--pg-bin", &inside])
         };
         assert_eq!(database(&embedded).mark, Mark::Bad);
+        let watts = serve(&["--meter-idle-w", "40", "--meter-max-w", "120"]);
+        let found = would_be_meter(&watts, "no counter");
+        assert_eq!(found.mark, Mark::Good, "{}", found.words);
+        assert!(found.words.contains("modelled"), "{}", found.words);
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let args = serve(&["--listen", &address, "--admin-listen", "127.0.0.1:0"]);
