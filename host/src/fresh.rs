@@ -45,20 +45,29 @@ impl<K: Hash + Eq + Clone, V: Clone> Fresh<K, V> {
 
     /// The row of `key`: from memory within the second, else from `load`.
     pub async fn get(&self, key: K, load: impl AsyncFnOnce() -> Result<V, Error>) -> Result<V, Error> {
+        self.get_at(key, load, Instant::now).await
+    }
+
+    async fn get_at(
+        &self,
+        key: K,
+        load: impl AsyncFnOnce() -> Result<V, Error>,
+        now: impl Fn() -> Instant,
+    ) -> Result<V, Error> {
         let known = self.rows().get(&key).cloned();
+        let seen = now();
         if let Some(row) = &known
-            && row.asked.is_some_and(|asked| asked.elapsed() < TTL)
+            && row.asked.is_some_and(|asked| seen - asked < TTL)
         {
             return Ok(row.value.clone());
         }
-        let seen = Instant::now();
         match (load().await, known) {
             (Ok(value), _) => {
                 let asked = Some(seen);
                 Ok(self.keep(key, Row { value, seen, asked }))
             }
-            (Err(Error::Db(db::DbError::Unavailable(_))), Some(row)) if row.seen.elapsed() < GRACE => {
-                let asked = Some(Instant::now());
+            (Err(Error::Db(db::DbError::Unavailable(_))), Some(row)) if now() - row.seen < GRACE => {
+                let asked = Some(now());
                 Ok(self.keep(key, Row { asked, ..row }))
             }
             (Err(error), _) => {
@@ -81,5 +90,61 @@ impl<K: Hash + Eq + Clone, V: Clone> Fresh<K, V> {
     /// Makes every next use ask; what is known still serves while Postgres is away.
     pub fn ask_again(&self) {
         self.rows().values_mut().for_each(|row| row.asked = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table with one row of value 1, seen at the instant that is also given.
+    async fn known() -> (Fresh<u8, u8>, Instant) {
+        let (fresh, start) = (Fresh::default(), Instant::now());
+        let first = fresh.get_at(0, async || Ok(1), || start).await;
+        assert_eq!(first.unwrap(), 1);
+        (fresh, start)
+    }
+
+    async fn away() -> Result<u8, Error> {
+        Err(Error::Db(db::DbError::Unavailable(
+            std::io::Error::other("away").into(),
+        )))
+    }
+
+    #[tokio::test]
+    async fn a_row_is_asked_again_after_a_second_or_when_something_changed() {
+        let (fresh, start) = known().await;
+        let within = start + TTL - Duration::from_millis(1);
+        assert_eq!(fresh.get_at(0, async || Ok(2), || within).await.unwrap(), 1);
+        assert_eq!(fresh.get_at(0, async || Ok(2), || start + TTL).await.unwrap(), 2);
+        fresh.ask_again();
+        assert_eq!(fresh.get_at(0, async || Ok(3), || start + TTL).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn while_postgres_is_away_a_row_serves_for_ten_minutes_and_is_asked_once_a_second() {
+        let (fresh, start) = known().await;
+        fresh.ask_again();
+        assert_eq!(fresh.get_at(0, away, || start).await.unwrap(), 1);
+        // Whoever has just waited for Postgres in vain spares the next from it.
+        let next = start + TTL / 2;
+        assert_eq!(fresh.get_at(0, async || Ok(2), || next).await.unwrap(), 1);
+        let last = start + GRACE - Duration::from_millis(1);
+        assert_eq!(fresh.get_at(0, away, || last).await.unwrap(), 1);
+        let over = fresh.get_at(0, away, || start + GRACE + TTL).await;
+        assert!(matches!(over, Err(Error::Db(db::DbError::Unavailable(_)))));
+    }
+
+    #[tokio::test]
+    async fn what_postgres_says_to_be_gone_is_gone_at_once() {
+        let (fresh, start) = known().await;
+        fresh.ask_again();
+        let refused = fresh.get_at(0, async || Err(Error::Unauthorised), || start).await;
+        assert!(matches!(refused, Err(Error::Unauthorised)));
+        let after = fresh.get_at(0, away, || start).await;
+        assert!(
+            matches!(after, Err(Error::Db(_))),
+            "it does not come back while Postgres is away"
+        );
     }
 }
