@@ -130,6 +130,14 @@ pub enum ConfigError {
     },
 }
 
+/// Where everything is kept that must survive, unless said otherwise.
+pub fn default_data_dir() -> PathBuf {
+    match rustix::process::geteuid().is_root() {
+        true => PathBuf::from("/var/lib/wattle"),
+        false => PathBuf::from(".wattle"),
+    }
+}
+
 impl ServeArgs {
     /// Checks what a flag alone cannot.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -155,11 +163,7 @@ impl ServeArgs {
 
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
-        let by_default = || match rustix::process::geteuid().is_root() {
-            true => PathBuf::from("/var/lib/wattle"),
-            false => PathBuf::from(".wattle"),
-        };
-        self.data.clone().unwrap_or_else(by_default)
+        self.data.clone().unwrap_or_else(default_data_dir)
     }
 
     /// The invocations of one tenant that run at once: not all, so that there is room for another's.

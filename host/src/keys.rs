@@ -1,7 +1,7 @@
 //! Bearer keys: minting, hashing, and a cache that forgets within a second.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use db::TenantStatus;
@@ -39,16 +39,39 @@ fn hash(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
+/// The key that makes the first admin key, in the data directory.
+const BOOTSTRAP: &str = "bootstrap-admin-key";
+
+/// The key that makes another one when every admin key is lost, in the data directory.
+const RECOVERY: &str = "recovery-admin-key";
+
 /// Keys that were seen valid.
 pub struct Keys {
     seen: Fresh<[u8; 32], db::Key>,
     bootstrap_hash: [u8; 32],
+    recovery: Mutex<Option<Recovery>>,
+}
+
+/// A recovery key that no admin key has been made with yet.
+struct Recovery {
+    hash: [u8; 32],
+    path: PathBuf,
+}
+
+/// Writes a fresh recovery key (mode 0600) into a data directory, for its host to read at the next start.
+/// Whoever can do both has the host in hand anyway.
+pub fn write_recovery(data: &Path) -> Result<PathBuf, std::io::Error> {
+    let path = data.join(RECOVERY);
+    let secret = Secret::mint()?;
+    crate::secret_file::write(&path, format!("{}\n", secret.reveal()).as_bytes())?;
+    Ok(path)
 }
 
 impl Keys {
-    /// Reads the bootstrap key of a data directory, or makes it (mode 0600).
+    /// Reads the bootstrap key of a data directory, or makes it (mode 0600), and the recovery key if there
+    /// is one.
     pub fn open(data: &Path) -> Result<Self, std::io::Error> {
-        let path = data.join("bootstrap-admin-key");
+        let path = data.join(BOOTSTRAP);
         let secret = match std::fs::read_to_string(&path) {
             Ok(secret) => secret.trim().to_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -59,9 +82,20 @@ impl Keys {
             }
             Err(error) => return Err(error),
         };
+        let path = data.join(RECOVERY);
+        let recovery = match std::fs::read_to_string(&path) {
+            Ok(secret) => {
+                tracing::warn!(path = %path.display(), "a recovery key may make an admin key");
+                let hash = hash(secret.trim());
+                Some(Recovery { hash, path })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             seen: Fresh::default(),
             bootstrap_hash: hash(&secret),
+            recovery: Mutex::new(recovery),
         })
     }
 
@@ -70,7 +104,10 @@ impl Keys {
         let hash = hash(secret);
         // Hashes are compared, so that timing tells nothing of the secret.
         if hash == self.bootstrap_hash {
-            return self.bootstrap(app).await;
+            return bootstrap(app).await;
+        }
+        if self.recovery().as_ref().is_some_and(|key| key.hash == hash) {
+            return Ok(FIRST_ADMIN);
         }
         let lookup = async || app.db.key_lookup(hash).await?.ok_or(Error::Unauthorised);
         let key = self.seen.get(hash, lookup).await?;
@@ -90,21 +127,40 @@ impl Keys {
         }
     }
 
-    async fn bootstrap(&self, app: &App) -> Result<Principal, Error> {
-        let mut tx = app.db.admin_tx().await?;
-        if tx.admin_keys_count(None, app.clock.now()).await? > 0 {
-            return Err(Error::BootstrapSpent);
+    fn recovery(&self) -> MutexGuard<'_, Option<Recovery>> {
+        self.recovery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the recovery key: an admin key is about to be there.
+    pub fn recovered(&self) -> Result<(), std::io::Error> {
+        let mut recovery = self.recovery();
+        if let Some(spent) = recovery.as_ref() {
+            std::fs::remove_file(&spent.path)?;
+            *recovery = None;
         }
-        Ok(Principal {
-            key: KeyId(uuid::Uuid::nil()),
-            role: Role::Admin,
-            tenant: None,
-        })
+        Ok(())
     }
 
     /// Asks again for every key at its next use.
     pub fn ask_again(&self) {
         self.seen.ask_again();
+    }
+}
+
+/// Who holds a key that is only for making an admin key.
+const FIRST_ADMIN: Principal = Principal {
+    key: KeyId(uuid::Uuid::nil()),
+    role: Role::Admin,
+    tenant: None,
+};
+
+/// The bootstrap key is spent by the first admin key, also when that one has ended: otherwise a secret that
+/// lies in a file since the first start would come back to life with the last revocation.
+async fn bootstrap(app: &App) -> Result<Principal, Error> {
+    let keys = app.db.admin_tx().await?.keys_list().await?;
+    match keys.iter().any(|key| key.role == Role::Admin) {
+        true => Err(Error::BootstrapSpent),
+        false => Ok(FIRST_ADMIN),
     }
 }
 

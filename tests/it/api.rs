@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tests::client::Answer;
 use tests::host::Tenant;
+use tests::process::HostProcess;
 use tests::{Client, TestHost, guests};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -60,7 +61,53 @@ async fn the_bootstrap_key_is_spent_once_there_is_an_admin() -> anyhow::Result<(
     let keys = host.admin.get("/api/v1/keys").await?.expect(200)?;
     assert_eq!(keys["items"].as_array().map(Vec::len), Some(1), "{keys}");
     assert!(!keys.to_string().contains("secret"), "{keys}");
+
+    // It does not come back with the last revocation.
+    let id = text(&keys["items"][0], "id")?;
+    host.admin
+        .delete(&format!("/api/v1/keys/{id}"))
+        .await?
+        .expect(204)?;
+    let detail = problem(&bootstrap.get("/api/v1/keys").await?, 401, "bootstrap_key_spent")?;
+    assert!(detail.contains("wattle key recover"), "{detail}");
     host.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_the_data_directory_recovers_from_lost_admin_keys() -> anyhow::Result<()> {
+    let mut host = HostProcess::new()?;
+    host.start("standard", None).await?;
+    let body = json!({ "name": "admin", "role": "admin" });
+    let bootstrap = host.client(Some(&host.bootstrap_key()?))?;
+    bootstrap.post("/api/v1/keys", &body).await?.expect(201)?;
+
+    let mut recover = std::process::Command::new(guests::wattle()?);
+    let recover = recover
+        .args(["key", "recover", "--data"])
+        .arg(host.data())
+        .output()?;
+    ensure!(recover.status.success(), "{recover:?}");
+    let path = String::from_utf8(recover.stdout)?.trim().to_owned();
+    assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+    let secret = std::fs::read_to_string(&path)?;
+    // It is read at a start.
+    problem(
+        &bootstrap.with_key(secret.trim()).get("/api/v1/keys").await?,
+        401,
+        "unauthorised",
+    )?;
+    host.terminate().await?;
+    host.start("standard", None).await?;
+
+    let recovery = host.client(Some(secret.trim()))?;
+    recovery.get("/api/v1/keys").await?.expect(200)?;
+    let key = recovery.post("/api/v1/keys", &body).await?.expect(201)?;
+    problem(&recovery.get("/api/v1/keys").await?, 401, "unauthorised")?;
+    assert!(!std::fs::exists(&path)?, "it is good for one admin key");
+    let admin = recovery.with_key(text(&key, "secret")?);
+    let keys = admin.get("/api/v1/keys").await?.expect(200)?;
+    assert_eq!(keys["items"].as_array().map(Vec::len), Some(2), "{keys}");
+    host.terminate().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

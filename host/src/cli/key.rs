@@ -1,5 +1,8 @@
 //! `wattle key`
 
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 use clap::Subcommand;
 use domain::{KeyId, Name, Role, TenantId};
 use serde_json::json;
@@ -8,6 +11,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::client::Client;
 use super::output::{self, Column, Style};
+use crate::config::default_data_dir;
+use crate::keys::write_recovery;
 
 /// What to do with keys; needs an admin key.
 #[derive(Subcommand, Debug)]
@@ -28,6 +33,12 @@ pub enum KeyCommand {
     },
     /// All keys, without their secrets.
     List,
+    /// On the host's machine, when every admin key is lost: write a key that makes one new admin key.
+    Recover {
+        /// The host's data directory [default: /var/lib/wattle as root, else ./.wattle].
+        #[arg(long, env = "WATTLE_DATA")]
+        data: Option<PathBuf>,
+    },
     /// Refuse a key from now on.
     Revoke {
         /// The key's id.
@@ -72,6 +83,20 @@ pub async fn run(command: KeyCommand, client: &Client, json: bool) -> anyhow::Re
                 Column("revoked (UTC)", "/revoked_at", Style::Instant),
             ];
             output::list(&keys, &columns, json)
+        }
+        KeyCommand::Recover { data } => {
+            let data = data.unwrap_or_else(default_data_dir);
+            let path = write_recovery(&data)
+                .with_context(|| format!("no recovery key could be written into {}", data.display()))?;
+            if json {
+                return output::say_json(&json!({ "path": path }));
+            }
+            output::say(path.display())?;
+            eprintln!(
+                "restart the host, then: wattle key create <name> --role admin --key $(cat {})",
+                path.display()
+            );
+            Ok(())
         }
         KeyCommand::Revoke { id } => {
             client.delete(&format!("/api/v1/keys/{id}")).await?;

@@ -13,8 +13,11 @@ pub enum Error {
     /// The key may not do this.
     #[error("this needs a key with the role {0}")]
     Forbidden(&'static str),
-    /// The bootstrap key is refused once another admin key exists.
-    #[error("the bootstrap key is only for making the first admin key: use an admin key")]
+    /// The bootstrap key is refused once there has been an admin key.
+    #[error(
+        "the bootstrap key is only for making the first admin key: use an admin key, or, if all are lost, \
+         `wattle key recover` on the host's machine"
+    )]
     BootstrapSpent,
     /// The tenant is suspended or closed.
     #[error("the tenant is {0}: its calls are refused and its data is kept")]

@@ -76,6 +76,9 @@ async fn create(
         expires_at: new.expires_at,
     };
     let key = tx.key_insert(&row).await?;
+    if new.role == Role::Admin {
+        app.keys.recovered()?;
+    }
     tx.commit().await?;
     let mut view = view(&key);
     view["secret"] = json!(secret.reveal());
