@@ -13,6 +13,7 @@ mod audit;
 mod crash;
 mod disconnect;
 mod drain;
+mod keys;
 mod pipelines;
 mod recovery;
 mod reference_nn;

@@ -61,6 +61,24 @@ impl Answer {
     }
 }
 
+/// Checks that an answer is a whole problem with this status and code, and gives its detail.
+pub fn problem(answer: &Answer, status: u16, code: &str) -> anyhow::Result<String> {
+    let body = &answer.body;
+    ensure!(
+        (answer.status, answer.code()) == (status, code),
+        "{} instead of {status} {code}: {body}",
+        answer.status
+    );
+    ensure!(
+        answer.content_type == "application/problem+json",
+        "{}",
+        answer.content_type
+    );
+    ensure!(body["status"] == status && body["title"].is_string(), "{body}");
+    ensure!(body["type"] == format!("urn:wattle:problem:{code}"), "{body}");
+    Ok(body["detail"].as_str().context("a detail")?.to_owned())
+}
+
 impl Client {
     /// A caller of `base`, such as `http://127.0.0.1:8700`.
     pub fn new(base: impl Into<String>, key: Option<String>) -> Self {
@@ -150,30 +168,20 @@ impl Client {
 
     /// Uploads a component and gives its revision.
     pub async fn push_component(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
-        let answer = self
-            .upload(&format!("/api/v1/components/{name}/revisions"), bytes)
-            .await?;
-        ensure!(
-            matches!(answer.status, 200 | 201),
-            "{}: {}",
-            answer.status,
-            answer.body
-        );
-        Ok(answer.body["revision"].as_str().unwrap_or_default().to_owned())
+        let path = format!("/api/v1/components/{name}/revisions");
+        self.push(&path, bytes, "revision").await
     }
 
     /// Uploads a graph and gives its version.
     pub async fn push_graph(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
-        let answer = self
-            .upload(&format!("/api/v1/graphs/{name}/versions"), bytes)
-            .await?;
-        ensure!(
-            matches!(answer.status, 200 | 201),
-            "{}: {}",
-            answer.status,
-            answer.body
-        );
-        Ok(answer.body["version"].as_str().unwrap_or_default().to_owned())
+        let path = format!("/api/v1/graphs/{name}/versions");
+        self.push(&path, bytes, "version").await
+    }
+
+    async fn push(&self, path: &str, bytes: Vec<u8>, digest: &str) -> anyhow::Result<String> {
+        let Answer { status, body, .. } = self.upload(path, bytes).await?;
+        ensure!(matches!(status, 200 | 201), "{status}: {body}");
+        Ok(body[digest].as_str().unwrap_or_default().to_owned())
     }
 
     /// Calls a deployment with JSON tensors.

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::auth::Principal;
-use super::problem::cost;
 use super::{Shared, body, listed, named};
 use crate::app::App;
 use crate::flow::{Error, publish};
@@ -33,14 +31,7 @@ async fn upload(
     let name = named(&name)?;
     let bytes = body::upload(body, app.config.component_max_mib << 20).await?;
     let published = publish::component(&app, tenant, name, bytes).await?;
-    let mut view = view(&published.row);
-    view["invocation"] = json!(published.recorded.finished.call.invocation);
-    let status = if published.fresh {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    Ok((status, cost(&published.recorded, None), Json(view)))
+    Ok(super::published(&published, view))
 }
 
 async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {
@@ -72,10 +63,7 @@ async fn revisions(
         .await?
         .revisions_list(&name)
         .await?;
-    if rows.is_empty() {
-        return Err(Error::not_found("component", name));
-    }
-    Ok(listed(rows.iter().map(view)))
+    super::uploads("component", &name, rows.iter().map(view))
 }
 
 fn view(row: &db::Revision) -> Value {

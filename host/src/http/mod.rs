@@ -17,10 +17,11 @@ mod v2;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::Principal;
@@ -30,6 +31,7 @@ use problem::Problem;
 
 use crate::app::App;
 use crate::flow::Error;
+use crate::flow::publish::Published;
 
 type Shared = axum::extract::State<Arc<App>>;
 
@@ -92,8 +94,32 @@ fn instant(at: time::OffsetDateTime) -> String {
 }
 
 /// A whole list.
-fn listed(items: impl Iterator<Item = serde_json::Value>) -> axum::Json<serde_json::Value> {
-    axum::Json(serde_json::json!({ "items": items.collect::<Vec<_>>() }))
+fn listed(items: impl Iterator<Item = Value>) -> Json<Value> {
+    Json(json!({ "items": items.collect::<Vec<_>>() }))
+}
+
+/// The answer to an upload: 201 with a new row, 200 with the one that was there, and what it cost.
+fn published<Row>(published: &Published<Row>, view: fn(&Row) -> Value) -> impl IntoResponse + use<Row> {
+    let Published { row, fresh, recorded } = published;
+    let mut body = view(row);
+    body["invocation"] = json!(recorded.finished.call.invocation);
+    let status = match fresh {
+        true => StatusCode::CREATED,
+        false => StatusCode::OK,
+    };
+    (status, problem::cost(recorded, None), Json(body))
+}
+
+/// All uploads under a name: whatever has a name has at least one.
+fn uploads(
+    what: &'static str,
+    name: &domain::Name,
+    rows: impl ExactSizeIterator<Item = Value>,
+) -> Result<Json<Value>, Error> {
+    match rows.len() {
+        0 => Err(Error::not_found(what, name)),
+        _ => Ok(listed(rows)),
+    }
 }
 
 /// How many rows a page has.
