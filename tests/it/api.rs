@@ -423,15 +423,20 @@ async fn a_full_queue_refuses_and_says_when_to_try_again() -> anyhow::Result<()>
         json!({ "fuel": 1_000_000_000_000_u64, "deadline_ms": 60_000, "concurrency": 1, "queue": 1 });
     tenant.deploy("loop", &[], json!({ "limits": limits })).await?;
     tenant.deploy("echo", &[], json!({})).await?;
-    let call = || {
+    let body = json!({ "component": { "name": "loop" }, "limits": limits });
+    let releases = "/api/v1/deployments/loop/releases";
+    tenant.manage.post(releases, &body).await?.expect(201)?;
+    // The releases of a deployment share its places.
+    let call = |version: u32| {
         let client = tenant.invoke.clone();
-        tokio::spawn(async move { client.infer("loop", json!([])).await })
+        let path = format!("/v2/models/loop/versions/{version}/infer");
+        tokio::spawn(async move { client.post(&path, &json!({ "inputs": [] })).await })
     };
-    let running = call();
+    let running = call(1);
     while host.app.live.running() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let waiting = call();
+    let waiting = call(2);
     while host.app.admission.waiting() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
