@@ -157,7 +157,13 @@ pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>,
 }
 
 /// Tries until Postgres takes the posting, or refuses it for what it says.
+///
+/// The journal is made to last first: after a power cut the ledger must hold nothing that the journal lost, or
+/// the host would refuse to start.
 async fn until_posted(app: &App, posting: &Posting) -> Result<(), db::DbError> {
+    if let Err(error) = app.journal.flush().await {
+        tracing::error!(%error, seq = posting.seq, "a posting may outlast its record in the journal");
+    }
     while let Err(error) = put(app, posting).await {
         if !matches!(error, db::DbError::Unavailable(_)) {
             return Err(error);
