@@ -4,7 +4,7 @@ use domain::{KeyId, Role, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use time::OffsetDateTime;
 
-use crate::convert::{load, parse, word};
+use crate::convert::{parse, word};
 use crate::{AdminTx, Db, DbError, TenantStatus};
 
 /// A key to be added.
@@ -124,25 +124,6 @@ impl AdminTx {
         } else {
             Err(DbError::NotFound("key"))
         }
-    }
-
-    /// How many admin keys other than `except` are good at `now`.
-    pub async fn admin_keys_count(
-        &mut self,
-        except: Option<KeyId>,
-        now: OffsetDateTime,
-    ) -> Result<u64, DbError> {
-        let count = sqlx::query_scalar!(
-            r#"select count(*) as "count!"
-               from api_key
-               where role = 'admin' and revoked_at is null and (expires_at is null or expires_at > $2)
-                   and id is distinct from $1"#,
-            except.map(|id| id.0),
-            now
-        )
-        .fetch_one(&mut *self.tx)
-        .await?;
-        load("count of admin keys", count)
     }
 }
 

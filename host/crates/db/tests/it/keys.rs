@@ -131,34 +131,6 @@ async fn have_a_tenant_if_their_role_does(_: PgPoolOptions, options: PgConnectOp
     fixture.finish().await;
 }
 
-#[sqlx::test(migrations = false)]
-async fn of_admins_are_counted_while_good(_: PgPoolOptions, options: PgConnectOptions) {
-    let fixture = Fixture::new(options).await;
-    let now = fixture.now().await;
-    let bootstrap = key(1, Role::Admin, None);
-    let old = NewKey {
-        expires_at: Some(now),
-        ..key(2, Role::Admin, None)
-    };
-    let revoked = key(3, Role::Admin, None);
-    let good = NewKey {
-        expires_at: Some(now + Duration::SECOND),
-        ..key(4, Role::Admin, None)
-    };
-    for key in [&bootstrap, &old, &revoked, &key(5, Role::Billing, None)] {
-        insert(&fixture, key).await.unwrap();
-    }
-    revoke(&fixture, revoked.id).await;
-    let mut tx = fixture.db.admin_tx().await.unwrap();
-    assert_eq!(tx.admin_keys_count(Some(bootstrap.id), now).await.unwrap(), 0);
-    assert_eq!(tx.admin_keys_count(None, now).await.unwrap(), 1);
-    tx.key_insert(&good).await.unwrap();
-    assert_eq!(tx.admin_keys_count(Some(bootstrap.id), now).await.unwrap(), 1);
-    drop(tx);
-    fixture.finish().await;
-}
-
-/// The next event; news that never come fail the test instead of hanging it.
 async fn next(events: &mut KeyEvents) -> Result<KeyEvent, DbError> {
     tokio::time::timeout(std::time::Duration::from_secs(20), events.next())
         .await
