@@ -5,9 +5,16 @@
 //! would be read from wherever the model says, so they are refused.
 
 use crate::LoadError;
+use crate::onnx::{invalid, unsupported};
 
 /// Messages inside messages: a graph inside a node's attribute counts three.
 const MAX_DEPTH: u32 = 32;
+
+/// Fields of all messages: a parser makes up to some hundred bytes of two.
+const MAX_FIELDS: u64 = 1 << 20;
+
+/// Bytes in lists of packed integers, of which a parser makes eight times as many.
+const MAX_PACKED_BYTES: u64 = 16 << 20;
 
 /// The messages of ONNX's schema that hold others, or a tensor.
 #[derive(Clone, Copy)]
@@ -36,9 +43,23 @@ impl Message {
             _ => return None,
         })
     }
+
+    /// Whether field `number` is a list of integers that may be packed.
+    fn packs(self, number: u64) -> bool {
+        matches!(
+            (self, number),
+            (Self::Tensor, 1 | 5 | 7 | 11) | (Self::Attribute, 8)
+        )
+    }
 }
 
-/// Checks a model file: ONNX, whole, of bounded nesting, with its weights inside.
+/// What may still come before the file counts as absurd.
+struct Budget {
+    fields: u64,
+    packed_bytes: u64,
+}
+
+/// Checks a model file: ONNX, whole, of bounded nesting and number of parts, with its weights inside.
 pub(crate) fn check(blob: &[u8]) -> Result<(), LoadError> {
     if blob.is_empty() {
         return Err(invalid("the file is empty"));
@@ -58,37 +79,53 @@ pub(crate) fn check(blob: &[u8]) -> Result<(), LoadError> {
             "the file is not ONNX: it lacks a version, a graph or an operator set",
         ));
     }
-    walk(Message::Model, blob, MAX_DEPTH)
+    let mut budget = Budget {
+        fields: MAX_FIELDS,
+        packed_bytes: MAX_PACKED_BYTES,
+    };
+    walk(Message::Model, blob, MAX_DEPTH, &mut budget)
 }
 
-fn walk(message: Message, bytes: &[u8], depth: u32) -> Result<(), LoadError> {
+fn walk(message: Message, bytes: &[u8], depth: u32, budget: &mut Budget) -> Result<(), LoadError> {
     let Some(deeper) = depth.checked_sub(1) else {
         return Err(invalid("its graphs nest too deep"));
     };
     let mut fields = Fields(bytes);
     while let Some((number, field)) = fields.next()? {
+        budget.fields = budget.fields.checked_sub(1).ok_or_else(|| {
+            unsupported(
+                format!("the file has more than {MAX_FIELDS} parts"),
+                "simplify the model's graph",
+            )
+        })?;
         match (message, number, field) {
             (Message::Tensor, 13, Field::Bytes(_)) | (Message::Tensor, 14, Field::Varint(1..)) => {
-                return Err(LoadError::UnsupportedModel {
-                    reason: "the model keeps weights in another file".into(),
-                    advice: "save it again with all weights inside".into(),
-                });
+                return Err(unsupported(
+                    "the model keeps weights in another file",
+                    "save it again with all weights inside",
+                ));
+            }
+            (_, _, Field::Bytes(inner)) if message.packs(number) => {
+                let left = budget.packed_bytes.checked_sub(inner.len() as u64);
+                budget.packed_bytes = left.ok_or_else(|| {
+                    unsupported(
+                        format!(
+                            "the file has more than {} MiB of packed integers",
+                            MAX_PACKED_BYTES >> 20
+                        ),
+                        "save its weights as raw data",
+                    )
+                })?;
             }
             (_, _, Field::Bytes(inner)) => {
                 if let Some(child) = message.child(number) {
-                    walk(child, inner, deeper)?;
+                    walk(child, inner, deeper, budget)?;
                 }
             }
             _ => {}
         }
     }
     Ok(())
-}
-
-fn invalid(reason: &str) -> LoadError {
-    LoadError::InvalidModel {
-        reason: reason.into(),
-    }
 }
 
 enum Field<'a> {
