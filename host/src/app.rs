@@ -11,7 +11,7 @@ use domain::energy::Reading;
 use domain::posting::{Posting, Slice};
 use domain::{NodeId, Usage};
 use energy::{ActivityProbe, Meter};
-use inference::Inference;
+use inference::{Inference, WorkerOptions};
 use journal::Journal;
 use runtime::{CompilerCommand, Runtime};
 use tokio::sync::mpsc;
@@ -80,6 +80,8 @@ pub struct Ground {
     pub guests: tokio::runtime::Handle,
     /// The program that compiles components.
     pub compiler: CompilerCommand,
+    /// The program that runs graphs; the memory limit is the flags' to say.
+    pub graph_worker: WorkerOptions,
 }
 
 /// The tasks of a running host; ended by [`Tasks::drain`].
@@ -151,7 +153,7 @@ impl App {
                 mac_key,
                 ground.compiler,
             ))?,
-            inference: Inference::new(inference::Options::default()),
+            inference: inference(&config, ground.graph_worker),
             live: Live::default(),
             admission: Admission::new(config.concurrency, config.tenant_share()),
             keys: Keys::open(&data).map_err(|error| StartError::Data {
@@ -318,6 +320,18 @@ fn runtime_options(
         compiler,
         compile_limits,
     }
+}
+
+fn inference(config: &ServeArgs, worker: WorkerOptions) -> Inference {
+    let options = inference::Options {
+        max_model_bytes: config.graph_max_mib << 20,
+        ..inference::Options::default()
+    };
+    let worker = WorkerOptions {
+        memory_bytes: config.graph_memory_mib << 20,
+        ..worker
+    };
+    Inference::new(options, worker)
 }
 
 /// The node's id: minted when its name is first seen in the database.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use db::Db;
 use energy::{ActivityProbe, ModelledMeter, PowerModel, RootLock};
+use inference::WorkerOptions;
 use postgres::Cluster;
 use runtime::CompilerCommand;
 use tokio::net::TcpListener;
@@ -99,6 +100,7 @@ async fn run(
             program: std::env::current_exe()?,
             args: vec!["compile-child".into()],
         },
+        graph_worker: WorkerOptions::new(std::env::current_exe()?, vec!["graph-worker".into()]),
     };
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;

@@ -77,6 +77,7 @@ impl Node {
                     program: guests::wattle().unwrap(),
                     args: vec!["compile-child".into()],
                 },
+                graph_worker: guests::graph_worker().unwrap(),
             };
             App::start(host::flags(self.data.path(), &[]).unwrap(), ground).await
         });

@@ -2,13 +2,13 @@
 //! both give the same bits.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use domain::{DType, Digest, InvocationId, Limits, TenantId, Tensor, UsageCell};
 use inference::backends::rten::Rten;
-use inference::{Backend as _, Inference, Runner, Target};
+use inference::{Inference, Target};
 use runtime::{CompileLimits, CompilerCommand, Invocation, Options, Request, Runtime};
 use tests::guests;
 use tokio::time::Instant;
@@ -106,7 +106,7 @@ impl Ours {
             .compile(digest, Bytes::copy_from_slice(component), &cell)
             .await?;
         let tenant = TenantId(uuid::Uuid::from_u128(1));
-        let inference = Inference::new(inference::Options::default());
+        let inference = Inference::new(inference::Options::default(), guests::graph_worker()?);
         let blob = Bytes::copy_from_slice(model);
         let graph = inference
             .load(tenant, Digest::of(model), blob, Target::Cpu, &cell)
@@ -245,12 +245,9 @@ impl GraphRegistry for OneGraph {
 /// Our backend behind the traits of wasmtime's host.
 struct Adapter;
 
-struct AdaptedGraph(Box<dyn inference::Graph>);
+struct AdaptedGraph(Arc<Rten>);
 
-struct AdaptedContext {
-    signature: domain::Signature,
-    runner: Mutex<Box<dyn Runner>>,
-}
+struct AdaptedContext(Arc<Rten>);
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> BackendError {
     BackendError::BackendAccess(wasmtime::Error::new(error))
@@ -269,15 +266,13 @@ impl BackendInner for Adapter {
         let [model] = builders else {
             return Err(BackendError::InvalidNumberOfBuilders(1, builders.len()));
         };
-        let target = match target {
-            ExecutionTarget::Cpu => Target::Cpu,
-            ExecutionTarget::Gpu => Target::Gpu,
-            ExecutionTarget::Tpu => Target::Tpu,
-        };
-        let graph = Rten
-            .load(&Bytes::copy_from_slice(model), target, &mut 0)
-            .map_err(failed)?;
-        Ok(Graph::from(Box::new(AdaptedGraph(graph)) as Box<dyn BackendGraph>))
+        if !matches!(target, ExecutionTarget::Cpu) {
+            return Err(missing("any target but the processor"));
+        }
+        let graph = Rten::load(model.to_vec()).map_err(failed)?;
+        Ok(Graph::from(
+            Box::new(AdaptedGraph(Arc::new(graph))) as Box<dyn BackendGraph>
+        ))
     }
 
     fn as_dir_loadable(&mut self) -> Option<&mut dyn BackendFromDir> {
@@ -287,11 +282,7 @@ impl BackendInner for Adapter {
 
 impl BackendGraph for AdaptedGraph {
     fn init_execution_context(&self) -> Result<ExecutionContext, BackendError> {
-        let runner = Mutex::new(self.0.runner().map_err(failed)?);
-        let context = AdaptedContext {
-            signature: self.0.signature().clone(),
-            runner,
-        };
+        let context = AdaptedContext(Arc::clone(&self.0));
         Ok(ExecutionContext::from(
             Box::new(context) as Box<dyn BackendExecutionContext>
         ))
@@ -312,7 +303,7 @@ impl BackendExecutionContext for AdaptedContext {
         inputs: Option<Vec<NamedTensor>>,
     ) -> Result<Option<Vec<NamedTensor>>, BackendError> {
         let given = inputs.ok_or_else(|| missing("the list of inputs"))?;
-        let inputs = self.signature.inputs.iter().map(|spec| {
+        let inputs = self.0.signature().inputs.iter().map(|spec| {
             let found = given.iter().find(|input| input.name == spec.name);
             let NnTensor { dimensions, ty, data } = &found.ok_or_else(|| missing(&spec.name))?.tensor;
             if *ty != TensorType::Fp32 {
@@ -321,10 +312,7 @@ impl BackendExecutionContext for AdaptedContext {
             Tensor::new(&spec.name, DType::Fp32, dimensions.clone(), data.clone()).map_err(failed)
         });
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let runner = self.runner.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let outputs = runner
-            .run(&inputs, &CancellationToken::new(), &mut 0)
-            .map_err(failed)?;
+        let outputs = self.0.run(&inputs).map_err(failed)?;
         let outputs = outputs.into_iter().map(|output| {
             let tensor = NnTensor::new(output.shape().to_vec(), TensorType::Fp32, output.data().to_vec());
             NamedTensor {

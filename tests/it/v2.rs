@@ -682,7 +682,8 @@ async fn a_call_that_the_host_fails_has_its_receipt_too() -> anyhow::Result<()> 
         .post("/api/v1/deployments", &raw)
         .await?
         .expect(201)?;
-    // The first call loads the release, and finds its graph gone.
+    // As after a restart: the first call loads the release, and finds its graph gone.
+    host.app.releases.forget(tenant.id.parse()?, &"raw".parse()?);
     std::fs::remove_dir_all(host.data().join("blobs"))?;
     let inputs = json!([{ "name": "input", "shape": [1, 100], "datatype": "FP32", "data": vec![0.5; 100] }]);
     let answer = tenant.invoke.infer("raw", inputs).await?;

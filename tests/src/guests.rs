@@ -40,6 +40,14 @@ pub fn wattle() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// How the `wattle` binary is started for a graph.
+pub fn graph_worker() -> anyhow::Result<inference::WorkerOptions> {
+    Ok(inference::WorkerOptions::new(
+        wattle()?,
+        vec!["graph-worker".into()],
+    ))
+}
+
 fn read(path: &Path, mend: &str) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}; run {mend}", path.display()))
 }

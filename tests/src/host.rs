@@ -103,6 +103,7 @@ impl TestHost {
                 program: guests::wattle()?,
                 args: vec!["compile-child".into()],
             },
+            graph_worker: guests::graph_worker()?,
         };
         let (app, tasks) = App::start(flags(data.path(), more)?, ground).await?;
         let stop = CancellationToken::new();

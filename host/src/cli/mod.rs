@@ -104,11 +104,14 @@ pub enum Command {
     /// Compile the component on standard input; the host starts this itself, with limits.
     #[command(hide = true)]
     CompileChild,
+    /// Run the graph that comes over standard input; the host starts this itself, with limits.
+    #[command(hide = true)]
+    GraphWorker,
 }
 
 /// Does what the command line says and tells people on standard error what went wrong.
 ///
-/// Not async, so that `serve` starts its own runtime and the child that compiles starts none.
+/// Not async, so that `serve` starts its own runtime and its child processes start none.
 pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli) {
         Ok(code) => code,
@@ -134,6 +137,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime::compile_child()?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::GraphWorker => {
+            inference::graph_worker()?;
+            Ok(ExitCode::SUCCESS)
+        }
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -156,7 +163,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
-        Command::Serve(_) | Command::CompileChild => {} // `dispatch` has taken them
+        Command::Serve(_) | Command::CompileChild | Command::GraphWorker => {} // `dispatch` has taken them
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -45,7 +45,7 @@ pub(super) async fn bare(
     Ok(response)
 }
 
-/// A run that the deadline stops is waited for, so that what it used is known when the call ends.
+/// A run that the deadline stops ends within a short grace, and what it used is known when the call ends.
 async fn compute(
     graph: &Arc<GraphHandle>,
     inputs: Vec<Tensor>,
@@ -56,7 +56,7 @@ async fn compute(
         result = &mut running => result,
         () = tokio::time::sleep_until(inv.deadline) => {
             inv.cancel.cancel();
-            // Whatever it says now comes too late.
+            // It ends soon; whatever it says now comes too late.
             let _ = running.await;
             let passed = format!("{} ms passed: raise limits.deadline_ms", inv.limits.deadline_ms);
             return Err(Failure::new(Outcome::DeadlineExceeded, passed));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domain::posting::CallKind;
 use domain::{Digest, Name, Outcome, TenantId, UsageCell};
+use inference::LoadError;
 use runtime::{CompileError, InspectError, UploadCaps};
 
 use super::Error;
@@ -120,6 +121,7 @@ pub fn graded<T>(result: Result<T, Error>) -> (Outcome, Result<T, Error>) {
         Err(Error::Inspect(InspectError::Host(_)) | Error::Compile(CompileError::Io(_))) => {
             Outcome::HostFault
         }
+        Err(Error::Load(LoadError::Unavailable { .. })) => Outcome::HostFault,
         Err(Error::Inspect(_) | Error::Compile(_) | Error::Load(_)) => Outcome::GuestFailure,
         Err(Error::Failed(failure)) => failure.outcome,
         Err(_) => Outcome::HostFault,

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use db::DbError;
 use domain::{InvocationId, Outcome, Parameter};
+use inference::LoadError;
 use runtime::{CompileError, Failure, InspectError};
 use serde::Serialize;
 
@@ -164,6 +165,9 @@ impl From<Error> for Problem {
                 logged(S::SERVICE_UNAVAILABLE, inner.code(), &error)
             }
             Error::Compile(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
+            Error::Load(inner @ LoadError::Unavailable { .. }) => {
+                logged(S::SERVICE_UNAVAILABLE, inner.code(), &error)
+            }
             Error::Load(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
             Error::Compute(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
             Error::QueueFull { .. } => problem(S::TOO_MANY_REQUESTS, "queue_full"),

@@ -271,6 +271,8 @@ pub fn byte_strings(mut data: &[u8]) -> Option<Vec<&[u8]>> {
 }
 
 /// What a tensor must look like; a `None` in the shape is a free axis.
+///
+/// No field is skipped where it is empty: a graph's process sends it in a form without names of fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorSpec {
     /// The tensor's name.
@@ -280,10 +282,10 @@ pub struct TensorSpec {
     /// The dimensions; `None` is free.
     pub shape: Vec<Option<u32>>,
     /// Whether a call may leave it out, or an answer that was not asked for it by name.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub optional: bool,
     /// What callers may like to know of it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub parameters: Vec<Parameter>,
 }
 
@@ -319,7 +321,7 @@ pub struct Signature {
     /// Outputs, in the graph's order.
     pub outputs: Vec<TensorSpec>,
     /// What callers may like to know of the whole.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub parameters: Vec<Parameter>,
 }
 

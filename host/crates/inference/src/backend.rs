@@ -3,13 +3,14 @@
 use std::fmt;
 
 use bytes::Bytes;
-use domain::{Signature, Tensor};
+use domain::{Signature, Tensor, UsageCell, Work};
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ComputeError, LoadError};
 
 /// Where a graph runs. A target that is not there is refused, never replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Target {
     /// The processor.
     Cpu,
@@ -63,7 +64,7 @@ pub struct Caps {
     pub info: BackendInfo,
     /// The targets that it can run on now.
     pub targets: Vec<Target>,
-    /// Whether a run can be stopped between operators.
+    /// Whether a run can be stopped.
     pub interruptible: bool,
 }
 
@@ -72,9 +73,13 @@ pub trait Backend: Send + Sync {
     /// Looks for what the backend needs and says what it can do. Cheap enough to repeat.
     fn probe(&self) -> Caps;
 
-    /// Makes a graph of a model that has passed the scan. Runs on a thread that may block; CPU time used
-    /// on threads other than the caller's is added to `cpu_ns`, also when loading fails.
-    fn load(&self, blob: &Bytes, target: Target, cpu_ns: &mut u64) -> Result<Box<dyn Graph>, LoadError>;
+    /// Makes a graph of a model that has passed the scan. CPU time goes to `cell`, also when it fails.
+    fn load<'a>(
+        &'a self,
+        blob: Bytes,
+        target: Target,
+        cell: &'a UsageCell,
+    ) -> BoxFuture<'a, Result<Box<dyn Graph>, LoadError>>;
 }
 
 /// A loaded model.
@@ -86,23 +91,47 @@ pub trait Graph: Send + Sync {
     /// figure, the same on every machine and in every run.
     fn cost(&self, shapes: &[Vec<u32>]) -> u64;
 
-    /// What runs it; the caller gives it a thread of its own.
-    fn runner(&self) -> Result<Box<dyn Runner>, LoadError>;
+    /// Memory that it holds, in bytes.
+    fn resident_bytes(&self) -> u64;
+
+    /// What runs it. Called again when a runner is spent; CPU time goes to `cell`.
+    fn runner<'a>(&'a self, cell: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>>;
 }
 
-/// What runs a graph: owned by one thread.
+/// What runs a graph: owned by one task, one run at a time.
 pub trait Runner: Send {
-    /// Calls `serve` with itself, on the thread where [`run`](Self::run) is at home, and returns when
-    /// `serve` does. A backend with a thread of its own is so entered once, not for every run.
-    fn drive(&mut self, serve: &mut (dyn FnMut(&mut dyn Runner) + Send));
+    /// Runs once. The inputs fit the signature and stand in its order; so must the outputs. CPU time is
+    /// told to `meter` while it is used, also by a run that fails. Once `cancel` fires the run should end.
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [Tensor],
+        cancel: &'a CancellationToken,
+        meter: &'a mut RunMeter,
+    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>>;
 
-    /// Runs once. The inputs fit the signature and stand in its order; so must the outputs. CPU time used
-    /// on threads other than the caller's is added to `cpu_ns`, also when the run fails. A backend that
-    /// cannot stop between operators may ignore `cancel`.
-    fn run(
-        &mut self,
-        inputs: &[Tensor],
-        cancel: &CancellationToken,
-        cpu_ns: &mut u64,
-    ) -> Result<Vec<Tensor>, ComputeError>;
+    /// Whether it must be replaced before the next run.
+    fn is_spent(&mut self) -> bool {
+        false
+    }
+}
+
+/// Where a run's CPU time goes, piece by piece.
+pub struct RunMeter {
+    cell: std::sync::Arc<UsageCell>,
+    work: Work,
+}
+
+impl RunMeter {
+    pub(crate) fn new(cell: std::sync::Arc<UsageCell>, work: Work) -> Self {
+        Self { cell, work }
+    }
+
+    /// Adds CPU time, in nanoseconds. The first piece, be it 0, also counts the run and its rows.
+    pub fn add_ns(&mut self, cpu_ns: u64) {
+        self.work.cpu_ns = cpu_ns;
+        if self.work.runs > 0 || cpu_ns > 0 {
+            self.cell.add_work(&self.work);
+        }
+        (self.work.runs, self.work.rows) = (0, 0);
+    }
 }

@@ -1,4 +1,4 @@
-//! Inputs against a signature.
+//! Inputs and outputs against a signature.
 
 use domain::{Signature, Tensor, TensorSpec};
 
@@ -38,6 +38,14 @@ pub(crate) fn inputs(signature: &Signature, mut given: Vec<Tensor>) -> Result<Ve
         )
     };
     Err(ComputeError::input(left.name(), reason))
+}
+
+/// Whether outputs are what the signature says, in its order.
+pub(crate) fn outputs(signature: &Signature, given: &[Tensor]) -> bool {
+    let fits = |(spec, tensor): (&TensorSpec, &Tensor)| {
+        spec.name == tensor.name() && spec.accepts(tensor.dtype(), tensor.shape())
+    };
+    signature.outputs.len() == given.len() && signature.outputs.iter().zip(given).all(fits)
 }
 
 fn fits(spec: &TensorSpec, tensor: &Tensor) -> Result<(), ComputeError> {

@@ -1,9 +1,11 @@
 //! Why a graph does not load or does not answer.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Target;
 
 /// Why a graph cannot be loaded. Nothing of a failed load is kept.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LoadError {
     /// The bytes are no model, or a broken one.
     #[error("not a valid model: {reason}")]
@@ -33,6 +35,28 @@ pub enum LoadError {
         /// The most that is taken.
         limit: u64,
     },
+    /// Loading needs more memory than a graph may use.
+    #[error(
+        "loading the model needs more than the {} MiB that a graph may use: make it smaller, or ask the \
+         operator for more",
+        limit_bytes >> 20
+    )]
+    Memory {
+        /// The most that it may use.
+        limit_bytes: u64,
+    },
+    /// Loading takes longer than is allowed.
+    #[error("loading the model took more than {limit}: simplify its graph, or fold its constants on export")]
+    Expensive {
+        /// What it used up.
+        limit: String,
+    },
+    /// The host could not start a process for the graph. The model may be sound.
+    #[error("no process for the graph: {reason}")]
+    Unavailable {
+        /// Why, for the operator.
+        reason: String,
+    },
     /// The backend failed; the model may be sound.
     #[error("the backend failed while loading: {reason}")]
     Backend {
@@ -49,13 +73,19 @@ impl LoadError {
             Self::UnsupportedModel { .. } => "unsupported_model",
             Self::TargetUnavailable { .. } => "target_unavailable",
             Self::TooLarge { .. } => "model_too_large",
+            Self::Memory { .. } => MEMORY_EXCEEDED,
+            Self::Expensive { .. } => "load_too_expensive",
+            Self::Unavailable { .. } => "graph_process_unavailable",
             Self::Backend { .. } => "backend_failed",
         }
     }
 }
 
+/// The code of both kinds of memory that is too little.
+const MEMORY_EXCEEDED: &str = "model_memory_exceeded";
+
 /// Why a graph does not answer a call.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ComputeError {
     /// The tensors are not what the graph's signature asks for.
     #[error("{reason}")]
@@ -74,6 +104,24 @@ pub enum ComputeError {
     /// The caller's token fired.
     #[error("the call was cancelled")]
     Cancelled,
+    /// The run needs more memory than a graph may use.
+    #[error(
+        "the run needs more than the {} MiB that a graph may use: send fewer rows, use a smaller model, or \
+         ask the operator for more",
+        limit_bytes >> 20
+    )]
+    Memory {
+        /// The most that it may use.
+        limit_bytes: u64,
+    },
+    /// The outputs are larger than a graph may give.
+    #[error("the outputs have {bytes} bytes, {limit} are allowed: send fewer rows")]
+    Output {
+        /// Their length.
+        bytes: u64,
+        /// The most that is taken.
+        limit: u64,
+    },
     /// The backend failed, or its answer is not what the model declares.
     #[error("the backend failed: {reason}")]
     Backend {
@@ -89,6 +137,8 @@ impl ComputeError {
             Self::Input { .. } => "invalid_input",
             Self::QueueFull { .. } => "queue_full",
             Self::Cancelled => "cancelled",
+            Self::Memory { .. } => MEMORY_EXCEEDED,
+            Self::Output { .. } => "model_output_exceeded",
             Self::Backend { .. } => "backend_failed",
         }
     }
@@ -97,6 +147,18 @@ impl ComputeError {
         Self::Input {
             name: Some(name.into()),
             reason: reason.into(),
+        }
+    }
+}
+
+impl From<LoadError> for ComputeError {
+    /// Of a graph that had to be loaded again for a call.
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Memory { limit_bytes } => Self::Memory { limit_bytes },
+            error => Self::Backend {
+                reason: error.to_string(),
+            },
         }
     }
 }

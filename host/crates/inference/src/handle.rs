@@ -1,54 +1,57 @@
-//! A loaded graph, the thread that owns its runner, and the calls that wait for it.
+//! A loaded graph, the task that owns its runner, and the calls that wait for it.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::thread;
 
 use domain::{Digest, Signature, Tensor, UsageCell, Work};
+use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{BackendInfo, Graph, Runner};
+use crate::backend::{BackendInfo, Graph, RunMeter, Runner};
 use crate::error::{ComputeError, LoadError};
 use crate::queue::Queue;
+use crate::turns::Turns;
 use crate::{check, cpu};
 
-/// A loaded graph. Its thread ends when the handle is dropped.
+/// A loaded graph. Its runner ends when the handle is dropped.
 pub struct GraphHandle {
     digest: Digest,
     info: BackendInfo,
-    graph: Box<dyn Graph>,
+    graph: Arc<dyn Graph>,
     queue: Arc<Queue<Job>>,
 }
 
 struct Job {
     inputs: Vec<Tensor>,
     cell: Arc<UsageCell>,
-    cancel: CancellationToken,
+    /// Fires when nobody wants the answer any more.
+    stop: CancellationToken,
     reply: oneshot::Sender<Result<Vec<Tensor>, ComputeError>>,
 }
 
 impl GraphHandle {
-    /// Starts the graph's thread.
-    pub(crate) fn start(
+    /// Starts the task that runs the graph.
+    pub(crate) async fn start(
         digest: Digest,
         info: BackendInfo,
         graph: Box<dyn Graph>,
+        turns: Turns,
         capacity: usize,
+        cell: &UsageCell,
     ) -> Result<Self, LoadError> {
-        let mut runner = graph.runner()?;
+        let graph: Arc<dyn Graph> = graph.into();
+        let runner = graph.runner(cell).await?;
         let queue = Arc::new(Queue::new(capacity));
         let owner = Owner {
             queue: Arc::clone(&queue),
+            graph: Arc::clone(&graph),
+            turns,
             digest,
             info: info.clone(),
         };
-        thread::Builder::new()
-            .name(format!("graph-{}", &digest.hex()[..8]))
-            .spawn(move || runner.drive(&mut |runner| owner.serve(runner)))
-            .map_err(|error| LoadError::Backend {
-                reason: format!("no thread for the graph: {error}"),
-            })?;
+        tokio::spawn(owner.serve(runner));
         Ok(Self {
             digest,
             info,
@@ -78,18 +81,26 @@ impl GraphHandle {
         self.graph.cost(shapes)
     }
 
+    /// Memory that keeping the graph takes, in bytes: the most that its process had while it loaded, and
+    /// the file, from which a lost process is started again.
+    pub fn resident_bytes(&self) -> u64 {
+        self.graph.resident_bytes()
+    }
+
     /// Runs the graph on named inputs, in any order; gives the outputs in the signature's order.
     ///
-    /// Each run adds a work entry to `cell`, also when it fails; a call that is refused or cancelled before
-    /// it ran adds none. Tensor bytes are the caller's to count.
+    /// Each run adds to one work entry of `cell`: itself and its rows when it begins, its CPU time while it
+    /// is used, also when it fails. A call that is refused or cancelled before it ran adds none. Where an
+    /// earlier run took the graph's process with it, this call pays for loading it again. Tensor bytes are
+    /// the caller's to count.
     ///
     /// When `cancel` fires, a call that still waits leaves the queue and returns at once. A call that runs
-    /// returns only when its run has ended, because rten cannot be interrupted and `cell` must be complete
-    /// when this returns; the answer is dropped. If this future is dropped, a waiting call leaves the
-    /// queue, and a running one still adds to `cell` when it ends.
+    /// gets a short grace, then its process is killed; `cell` is complete when this returns. If this future
+    /// is dropped, the same happens behind its back.
     ///
     /// # Errors
-    /// Inputs that do not fit the signature, a full queue, cancellation, a fault of the backend.
+    /// Inputs that do not fit the signature, a full queue, cancellation, too much memory, a fault of the
+    /// backend.
     pub async fn compute(
         &self,
         inputs: Vec<Tensor>,
@@ -100,11 +111,13 @@ impl GraphHandle {
         if cancel.is_cancelled() {
             return Err(ComputeError::Cancelled);
         }
+        let stop = CancellationToken::new();
+        let stop_when_left = stop.clone().drop_guard();
         let (reply, mut answer) = oneshot::channel();
         let job = Job {
             inputs,
             cell,
-            cancel: cancel.clone(),
+            stop,
             reply,
         };
         let place = self
@@ -112,15 +125,16 @@ impl GraphHandle {
             .push(job)
             .map_err(|waiting| ComputeError::QueueFull { waiting })?;
         let ended = ComputeError::Backend {
-            reason: "the graph's thread has ended".into(),
+            reason: "the graph's task has ended".into(),
         };
         tokio::select! {
             biased;
             answer = &mut answer => return answer.unwrap_or(Err(ended)),
             () = cancel.cancelled() => {}
         }
+        drop(stop_when_left);
         if !place.leave() {
-            // It runs: wait for its work entry, whatever the answer is.
+            // It runs: wait for the rest of its work entry, whatever the answer is.
             let _ = answer.await;
         }
         Err(ComputeError::Cancelled)
@@ -142,35 +156,63 @@ impl Drop for GraphHandle {
     }
 }
 
-/// What the graph's thread knows.
+/// What the graph's task knows.
 struct Owner {
     queue: Arc<Queue<Job>>,
+    graph: Arc<dyn Graph>,
+    turns: Turns,
     digest: Digest,
     info: BackendInfo,
 }
 
 impl Owner {
-    fn serve(&self, runner: &mut dyn Runner) {
-        while let Some(Job {
-            inputs,
-            cell,
-            cancel,
-            reply,
-        }) = self.queue.pop()
-        {
-            if cancel.is_cancelled() || reply.is_closed() {
-                let _ = reply.send(Err(ComputeError::Cancelled));
-                continue;
-            }
-            let (answer, cpu_ns) = cpu::metered(|elsewhere| runner.run(&inputs, &cancel, elsewhere));
-            cell.add_work(&self.work(&inputs, cpu_ns));
-            let answer = answer.unwrap_or_else(|reason| Err(ComputeError::Backend { reason }));
+    async fn serve(self, runner: Box<dyn Runner>) {
+        let mut runner = Some(runner);
+        while let Some(job) = self.queue.pop().await {
+            let answer = AssertUnwindSafe(self.answer(&mut runner, &job)).catch_unwind();
+            let answer = answer.await.unwrap_or_else(|panic| {
+                Err(ComputeError::Backend {
+                    reason: cpu::words(&*panic),
+                })
+            });
             // The caller may be gone; its usage is in the cell.
-            let _ = reply.send(answer);
+            let _ = job.reply.send(answer);
         }
     }
 
-    fn work(&self, inputs: &[Tensor], cpu_ns: u64) -> Work {
+    async fn answer(
+        &self,
+        held: &mut Option<Box<dyn Runner>>,
+        job: &Job,
+    ) -> Result<Vec<Tensor>, ComputeError> {
+        if job.stop.is_cancelled() {
+            return Err(ComputeError::Cancelled);
+        }
+        let kept = held
+            .take()
+            .and_then(|mut runner| (!runner.is_spent()).then_some(runner));
+        let runner = match kept {
+            Some(runner) => runner,
+            None => self.revive(&job.cell).await?,
+        };
+        let runner = held.insert(runner);
+        if job.stop.is_cancelled() {
+            return Err(ComputeError::Cancelled);
+        }
+        let mut meter = RunMeter::new(Arc::clone(&job.cell), self.work(&job.inputs));
+        let answer = runner.run(&job.inputs, &job.stop, &mut meter).await;
+        meter.add_ns(0);
+        answer
+    }
+
+    /// Loads the graph again, in its tenant's turn. Not stopped with the call that needs it: a graph that
+    /// takes longer to load than its callers wait would never come back.
+    async fn revive(&self, cell: &UsageCell) -> Result<Box<dyn Runner>, ComputeError> {
+        let _turn = self.turns.take().await;
+        Ok(self.graph.runner(cell).await?)
+    }
+
+    fn work(&self, inputs: &[Tensor]) -> Work {
         Work {
             graph: self.digest,
             backend: self.info.label(),
@@ -178,7 +220,7 @@ impl Owner {
             precision: self.info.precision.to_owned(),
             runs: 1,
             rows: inputs.first().map_or(1, Tensor::rows),
-            cpu_ns,
+            cpu_ns: 0,
         }
     }
 }

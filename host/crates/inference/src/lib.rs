@@ -1,9 +1,10 @@
-//! Graphs and the backends that run them, each on a thread of its own.
+//! Graphs and the backends that run them, each in a process of its own.
 //!
 //! [`Inference`] holds one [`GraphHandle`] for each loaded (tenant, digest, backend, target). Behind a
-//! handle stands a thread that owns the backend's [`Runner`] and a bounded queue that feeds it; the
-//! thread ends when the last handle is dropped. Whatever a tenant uploads, a fault in a backend ends as
-//! an error of the one call, never as a panic of the host.
+//! handle stands a task that owns the backend's [`Runner`] and a bounded queue that feeds it; both end
+//! when the last handle is dropped. The backends that run models, [`worker::Workers`], start a process for
+//! each graph and let no library see a tenant's file in the host: whatever it holds, a fault ends as an
+//! error of the one call.
 
 mod backend;
 pub mod backends;
@@ -16,8 +17,14 @@ mod onnx;
 mod queue;
 mod registry;
 mod scan;
+mod turns;
+pub mod worker;
 
-pub use backend::{Backend, BackendInfo, Caps, Graph, Runner, Target};
+pub use backend::{Backend, BackendInfo, Caps, Graph, RunMeter, Runner, Target};
 pub use error::{ComputeError, LoadError};
 pub use handle::GraphHandle;
 pub use registry::{Inference, Options};
+pub use worker::{WorkerError, WorkerOptions, graph_worker};
+
+/// The most bytes of outputs that one run may give: they pass through the host.
+const MAX_OUTPUT_BYTES: u64 = 256 << 20;

@@ -1,20 +1,59 @@
-//! What an ONNX file says of itself: its signature, and whether its operators stand in order.
+//! What an ONNX file says of itself: its signature, and whether it can be priced and run in order.
 
 use std::collections::HashMap;
 
 use domain::{DType, Signature, TensorSpec};
-use rten_onnx::onnx::{DataType, GraphProto, ModelProto, NodeProto, TypeProtoTensor, ValueInfoProto};
+use rten_onnx::onnx::{
+    DataType, GraphProto, ModelProto, NodeProto, TensorProto, TypeProtoTensor, ValueInfoProto,
+};
 
 use crate::LoadError;
 
-/// Parses a file that has passed the scan, whose graph must have an output.
+/// Parses a file that has passed the scan, whose graph must have an output. Large weights are left out:
+/// only their shapes matter here.
 pub(crate) fn parse(blob: &[u8]) -> Result<GraphProto, LoadError> {
     let model = ModelProto::parse_buf(blob).map_err(|error| invalid(error.to_string()))?;
-    let graph = model.graph.ok_or_else(|| invalid("the model has no graph"))?;
+    let mut graph = model.graph.ok_or_else(|| invalid("the model has no graph"))?;
     if graph.output.is_empty() {
         return Err(invalid("its graph has no output"));
     }
+    for weight in &mut graph.initializer {
+        let raw_bytes = weight.raw_data.as_ref().map_or(0, |raw| raw.borrow().len());
+        if raw_bytes > MAX_KEPT_BYTES {
+            weight.raw_data = None;
+        }
+    }
     Ok(graph)
+}
+
+/// The largest weight whose values are kept: enough for any that says a shape.
+const MAX_KEPT_BYTES: usize = 4 << 10;
+
+/// Refuses what cannot be priced before it runs, and operators that do not stand in the order of their use.
+pub(crate) fn check(graph: &GraphProto) -> Result<(), LoadError> {
+    let ops = nodes(graph)
+        .into_iter()
+        .filter_map(|node| node.op_type.as_deref());
+    if let Some(op) = ops.into_iter().find(|op| matches!(*op, "Loop" | "Scan")) {
+        return Err(unsupported(
+            format!("operator '{op}' may run any number of times, so its fuel is not known before it runs"),
+            "unroll the loop when exporting the model",
+        ));
+    }
+    graph.initializer.iter().try_for_each(check_weight)?;
+    check_order(graph)
+}
+
+/// Checks that a weight's axes can be multiplied, whatever any of them is.
+fn check_weight(weight: &TensorProto) -> Result<(), LoadError> {
+    let elements = weight.dims.iter().try_fold(8_u64, |bytes, &dim| {
+        let dim = u64::try_from(dim).ok()?;
+        bytes.checked_mul(dim.max(1)).filter(|&bytes| bytes < 1 << 48)
+    });
+    let name = weight.name.as_deref().unwrap_or_default();
+    elements
+        .map(drop)
+        .ok_or_else(|| invalid(format!("'{name}' has the impossible shape {:?}", weight.dims)))
 }
 
 /// The signature that the file declares. `inferred` gives the shape of an output that declares none.
@@ -118,36 +157,24 @@ fn dtype(element: DataType) -> Option<DType> {
     })
 }
 
-/// Operators on the longest way through the graph and the graphs inside it. They must stand in the order of
-/// their use, as ONNX asks.
-pub(crate) fn depth(graph: &GraphProto) -> Result<usize, LoadError> {
-    let mut made = HashMap::new();
-    for node in &graph.node {
-        made.extend(
-            node.output
-                .iter()
-                .filter(|name| !name.is_empty())
-                .map(|name| (name.as_str(), None)),
-        );
-    }
-    let mut deepest = 0;
-    for node in &graph.node {
-        let mut before = 0;
-        for name in uses(node) {
-            match made.get(name) {
-                Some(None) => return Err(invalid(format!("'{name}' is used before it is made"))),
-                Some(Some(depth)) => before = before.max(*depth),
-                None => {}
+/// Checks that operators stand in the order of their use, as ONNX asks: then none waits for itself.
+fn check_order(graph: &GraphProto) -> Result<(), LoadError> {
+    let mut made_at = HashMap::new();
+    for (at, node) in graph.node.iter().enumerate() {
+        for name in node.output.iter().filter(|name| !name.is_empty()) {
+            if made_at.insert(name.as_str(), at).is_some() {
+                return Err(invalid(format!("'{name}' is made twice")));
             }
         }
-        let inside = inner(node)
-            .map(depth)
-            .try_fold(0, |deepest, depth| Ok::<_, LoadError>(depth?.max(deepest)))?;
-        let depth = before + 1 + inside;
-        deepest = deepest.max(depth);
-        made.extend(node.output.iter().map(|name| (name.as_str(), Some(depth))));
     }
-    Ok(deepest)
+    for (at, node) in graph.node.iter().enumerate() {
+        let early = |name: &&str| made_at.get(name).is_some_and(|made_at| *made_at >= at);
+        if let Some(name) = uses(node).into_iter().find(early) {
+            return Err(invalid(format!("'{name}' is used before it is made")));
+        }
+        inner(node).try_for_each(check_order)?;
+    }
+    Ok(())
 }
 
 /// The graphs inside a node: the branches of an `If`.

@@ -1,12 +1,14 @@
-//! A bounded queue between many callers and one thread, which a caller can leave again.
+//! A bounded queue between many callers and one task, which a caller can leave again.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 /// The queue. Leaving it frees the place at once: a cancelled job never waits to be skipped.
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
-    ready: Condvar,
+    ready: Notify,
     capacity: usize,
 }
 
@@ -31,7 +33,7 @@ impl<T> Queue<T> {
         };
         Self {
             state: Mutex::new(state),
-            ready: Condvar::new(),
+            ready: Notify::new(),
             capacity,
         }
     }
@@ -50,16 +52,18 @@ impl<T> Queue<T> {
     }
 
     /// Waits for the next job; `None` once the queue is closed.
-    pub(crate) fn pop(&self) -> Option<T> {
-        let mut state = self.lock();
+    pub(crate) async fn pop(&self) -> Option<T> {
         loop {
-            if state.closed {
-                return None;
+            {
+                let mut state = self.lock();
+                if state.closed {
+                    return None;
+                }
+                if let Some((_, job)) = state.jobs.pop_front() {
+                    return Some(job);
+                }
             }
-            if let Some((_, job)) = state.jobs.pop_front() {
-                return Some(job);
-            }
-            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.ready.notified().await;
         }
     }
 
@@ -68,7 +72,7 @@ impl<T> Queue<T> {
         let mut state = self.lock();
         state.closed = true;
         state.jobs.clear();
-        self.ready.notify_all();
+        self.ready.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {

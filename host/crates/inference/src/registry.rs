@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread;
 
 use bytes::Bytes;
 use domain::{Digest, TenantId, UsageCell};
-use tokio::sync::oneshot;
+use tokio::sync::Semaphore;
 
-use crate::backend::{Backend, BackendInfo, Caps, Target};
+use crate::backend::{Backend, Caps, Target};
 use crate::error::LoadError;
 use crate::handle::GraphHandle;
-use crate::{backends, cpu, scan};
+use crate::scan;
+use crate::turns::Turns;
+use crate::worker::{WorkerOptions, Workers, blocking};
 
 /// How graphs are held.
 #[derive(Clone, Debug)]
@@ -21,6 +22,10 @@ pub struct Options {
     pub queue_capacity: usize,
     /// The largest model taken, in bytes.
     pub max_model_bytes: u64,
+    /// Loads that may run at once on this node.
+    pub loads: usize,
+    /// Loads of one tenant that may run at once.
+    pub tenant_loads: usize,
 }
 
 impl Default for Options {
@@ -28,6 +33,8 @@ impl Default for Options {
         Self {
             queue_capacity: 256,
             max_model_bytes: 512 << 20,
+            loads: 8,
+            tenant_loads: 2,
         }
     }
 }
@@ -42,6 +49,9 @@ struct Shared {
     options: Options,
     backends: Vec<(Caps, Arc<dyn Backend>)>,
     graphs: Mutex<HashMap<Key, Slot>>,
+    /// Places to load on, the node's and those of tenants that have graphs or load some.
+    loads: Arc<Semaphore>,
+    tenant_loads: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
 }
 
 /// A graph is never shared by tenants, even where its bytes are the same.
@@ -62,9 +72,9 @@ fn is_used(slot: &Slot) -> bool {
 }
 
 impl Inference {
-    /// With every backend of this crate.
-    pub fn new(options: Options) -> Self {
-        Self::with_backends(options, vec![Arc::new(backends::rten::Rten)])
+    /// With every backend of this crate, each graph in a process that `worker` starts.
+    pub fn new(options: Options, worker: WorkerOptions) -> Self {
+        Self::with_backends(options, vec![Arc::new(Workers::new(worker))])
     }
 
     /// With these backends, the preferred first.
@@ -75,6 +85,8 @@ impl Inference {
             .collect();
         Self {
             shared: Arc::new(Shared {
+                loads: Arc::new(Semaphore::new(options.loads)),
+                tenant_loads: Mutex::default(),
                 options,
                 backends,
                 graphs: Mutex::default(),
@@ -92,14 +104,16 @@ impl Inference {
     }
 
     /// The graph of `blob`, whose digest is `digest`; loads it if it is not there. Callers that come while
-    /// it loads wait for the same load. It stays as long as anyone holds it; its thread ends with the last.
+    /// it loads wait for the same load. It stays as long as anyone holds it; its process ends with the last.
+    /// Loads of one tenant take turns, and so do all loads of the node.
     ///
-    /// CPU time of loading goes to `cell`, also when it fails. A caller that drops this future loses that
-    /// figure: let it run to its end.
+    /// CPU time of loading goes to `cell` while it is used, also when loading fails. A load ends when this
+    /// future is dropped.
     ///
     /// # Errors
-    /// No backend for the target, a model that is too large, broken or beyond the backend, a fault of the
-    /// backend. A failure is not kept: the next caller tries again.
+    /// No backend for the target, a model that is too large, broken or beyond the backend, one that takes
+    /// too much memory or time to load, a fault of the backend. A failure is not kept: the next caller tries
+    /// again.
     pub async fn load(
         &self,
         tenant: TenantId,
@@ -130,15 +144,14 @@ impl Inference {
         if let Some(graph) = held.upgrade() {
             return Ok(graph);
         }
-        let load = Load {
-            digest,
-            blob,
-            target,
-            backend: Arc::clone(backend),
-            info: caps.info.clone(),
-            queue_capacity: self.shared.options.queue_capacity,
-        };
-        let graph = load.run(cell).await?;
+        let turns = self.turns(tenant);
+        let turn = turns.take().await;
+        let scanned = blob.clone();
+        blocking(cell, move || scan::check(&scanned)).await?;
+        let graph = backend.load(blob, target, cell).await?;
+        drop(turn);
+        let (info, capacity) = (caps.info.clone(), self.shared.options.queue_capacity);
+        let graph = Arc::new(GraphHandle::start(digest, info, graph, turns, capacity, cell).await?);
         *held = Arc::downgrade(&graph);
         Ok(graph)
     }
@@ -155,6 +168,20 @@ impl Inference {
         Arc::clone(graphs.entry(key).or_default())
     }
 
+    /// The tenant's places to load on. Those that nobody holds any more are forgotten meanwhile.
+    fn turns(&self, tenant: TenantId) -> Turns {
+        let places = &self.shared.tenant_loads;
+        let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|_, place| place.strong_count() > 0);
+        let held = places.get(&tenant).and_then(Weak::upgrade);
+        let own = held.unwrap_or_else(|| Arc::new(Semaphore::new(self.shared.options.tenant_loads)));
+        places.insert(tenant, Arc::downgrade(&own));
+        Turns {
+            tenant: own,
+            node: Arc::clone(&self.shared.loads),
+        }
+    }
+
     fn graphs(&self) -> MutexGuard<'_, HashMap<Key, Slot>> {
         self.shared.graphs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,45 +192,5 @@ impl fmt::Debug for Inference {
         f.debug_struct("Inference")
             .field("options", &self.shared.options)
             .finish_non_exhaustive()
-    }
-}
-
-/// One load, on a thread of its own: it may take seconds.
-struct Load {
-    digest: Digest,
-    blob: Bytes,
-    target: Target,
-    backend: Arc<dyn Backend>,
-    info: BackendInfo,
-    queue_capacity: usize,
-}
-
-impl Load {
-    async fn run(self, cell: &UsageCell) -> Result<Arc<GraphHandle>, LoadError> {
-        let (reply, answer) = oneshot::channel();
-        thread::Builder::new()
-            .name("graph-load".into())
-            .spawn(move || {
-                let (loaded, cpu_ns) = cpu::metered(|elsewhere| self.load(elsewhere));
-                let loaded = loaded.unwrap_or_else(|reason| Err(LoadError::Backend { reason }));
-                // The caller may be gone: then the handle is dropped with the message.
-                let _ = reply.send((loaded, cpu_ns));
-            })
-            .map_err(|error| LoadError::Backend {
-                reason: format!("no thread to load on: {error}"),
-            })?;
-        let Ok((loaded, cpu_ns)) = answer.await else {
-            return Err(LoadError::Backend {
-                reason: "the loading thread has ended".into(),
-            });
-        };
-        cell.add_cpu_ns(cpu_ns);
-        loaded.map(Arc::new)
-    }
-
-    fn load(self, elsewhere: &mut u64) -> Result<GraphHandle, LoadError> {
-        scan::check(&self.blob)?;
-        let graph = self.backend.load(&self.blob, self.target, elsewhere)?;
-        GraphHandle::start(self.digest, self.info, graph, self.queue_capacity)
     }
 }

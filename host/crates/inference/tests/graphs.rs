@@ -17,7 +17,7 @@ fn tenant(n: u128) -> TenantId {
 }
 
 async fn load(model: Vec<u8>) -> Result<Arc<GraphHandle>, LoadError> {
-    let inference = Inference::new(Options::default());
+    let inference = Inference::new(Options::default(), onnx::worker());
     let digest = Digest::of(&model);
     inference
         .load(
@@ -235,22 +235,13 @@ async fn what_rten_cannot_do_is_said_with_advice() {
         .input("x", Type::FLOAT, &[FREE])
         .node("Wattle", &["x"], "y")
         .output("y", Type::FLOAT, &[FREE]);
-    let branches = ["then_branch", "else_branch"]
-        .map(|name| onnx::graph(name, chain(2_002).0))
-        .to_vec();
-    let nested = Net::default()
-        .input("c", Type::BOOL, &[])
-        .node_with("If", &["c"], "y", branches)
-        .output("y", Type::FLOAT, &[FREE]);
     let cases = [
         (odd, "Wattle"),
         (identity(Type::DOUBLE), "input 'x' is of the type DOUBLE"),
         (identity(Type::FLOAT16), "input 'x' is of the type FLOAT16"),
         (identity(Type::STRING), "input 'x' is of the type STRING"),
         (outside, "weights in another file"),
-        (looping, "'Loop' may run without end"),
-        (chain(2_001), "2001 operators, 2000 are allowed"),
-        (nested, "2003 operators, 2000 are allowed"),
+        (looping, "'Loop' may run any number of times"),
     ];
     for (net, words) in cases {
         let error = load(net.bytes()).await.unwrap_err();
@@ -272,8 +263,8 @@ fn chain(operators: usize) -> Net {
 }
 
 #[tokio::test]
-async fn the_deepest_graph_taken_runs() {
-    let graph = load(chain(2_000).bytes()).await.unwrap();
+async fn a_deep_graph_runs() {
+    let graph = load(chain(20_000).bytes()).await.unwrap();
     let answer = compute(&graph, vec![floats("v0", &[2], &[0.5, 1.5])])
         .await
         .unwrap();
@@ -317,7 +308,7 @@ async fn operators_out_of_order_are_refused() {
 
 #[tokio::test]
 async fn a_target_that_is_not_there_is_refused() {
-    let inference = Inference::new(Options::default());
+    let inference = Inference::new(Options::default(), onnx::worker());
     let model = dense().bytes();
     for target in [Target::Gpu, Target::Tpu] {
         let blob = Bytes::from(model.clone());
@@ -334,10 +325,11 @@ async fn a_target_that_is_not_there_is_refused() {
 async fn a_model_above_the_limit_is_refused() {
     let model = dense().bytes();
     let limit = model.len() as u64 - 1;
-    let inference = Inference::new(Options {
+    let options = Options {
         max_model_bytes: limit,
         ..Options::default()
-    });
+    };
+    let inference = Inference::new(options, onnx::worker());
     let digest = Digest::of(&model);
     let loaded = inference
         .load(

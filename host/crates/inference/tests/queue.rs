@@ -1,17 +1,21 @@
-//! The queue, the threads and the registry, on a backend that does as it is told.
+//! The queue, the tasks and the registry, on a backend that does as it is told.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+use std::future::ready;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use domain::{DType, Digest, Signature, TenantId, Tensor, TensorSpec, UsageCell};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use inference::{
-    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Options, Runner,
-    Target,
+    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Options, RunMeter,
+    Runner, Target,
 };
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 
 /// A backend whose runs wait to be let go, one by one.
@@ -20,8 +24,8 @@ struct Scripted {
     loads: AtomicUsize,
     failing_loads: AtomicUsize,
     /// Says `run` when a run begins and `end` when a runner is dropped.
-    events: Mutex<Option<mpsc::Sender<&'static str>>>,
-    gate: Arc<Mutex<Option<mpsc::Receiver<Act>>>>,
+    events: Mutex<Option<UnboundedSender<&'static str>>>,
+    gate: Arc<Mutex<Option<UnboundedReceiver<Act>>>>,
 }
 
 enum Act {
@@ -31,13 +35,13 @@ enum Act {
 
 struct ScriptedGraph {
     signature: Signature,
-    events: Option<mpsc::Sender<&'static str>>,
-    gate: Arc<Mutex<Option<mpsc::Receiver<Act>>>>,
+    events: Option<UnboundedSender<&'static str>>,
+    gate: Arc<Mutex<Option<UnboundedReceiver<Act>>>>,
 }
 
 struct ScriptedRunner {
-    events: Option<mpsc::Sender<&'static str>>,
-    gate: Option<mpsc::Receiver<Act>>,
+    events: Option<UnboundedSender<&'static str>>,
+    gate: Option<UnboundedReceiver<Act>>,
 }
 
 impl Backend for Scripted {
@@ -55,15 +59,27 @@ impl Backend for Scripted {
         }
     }
 
-    fn load(&self, _: &Bytes, _: Target, cpu_ns: &mut u64) -> Result<Box<dyn Graph>, LoadError> {
-        *cpu_ns += 1_000_000_000;
+    fn load<'a>(
+        &'a self,
+        _: Bytes,
+        _: Target,
+        cell: &'a UsageCell,
+    ) -> BoxFuture<'a, Result<Box<dyn Graph>, LoadError>> {
+        cell.add_cpu_ns(1_000_000_000);
+        ready(self.graph()).boxed()
+    }
+}
+
+impl Scripted {
+    fn graph(&self) -> Result<Box<dyn Graph>, LoadError> {
         self.loads.fetch_add(1, SeqCst);
         if self
             .failing_loads
             .fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1))
             .is_ok()
         {
-            panic!("told to");
+            let reason = "told to".into();
+            return Err(LoadError::Backend { reason });
         }
         let spec = TensorSpec::new("x", DType::U8, [None]);
         let signature = Signature {
@@ -89,32 +105,43 @@ impl Graph for ScriptedGraph {
         0
     }
 
-    fn runner(&self) -> Result<Box<dyn Runner>, LoadError> {
-        Ok(Box::new(ScriptedRunner {
+    fn resident_bytes(&self) -> u64 {
+        7
+    }
+
+    fn runner<'a>(&'a self, _: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>> {
+        let runner: Box<dyn Runner> = Box::new(ScriptedRunner {
             events: self.events.clone(),
             gate: self.gate.lock().unwrap().take(),
-        }))
+        });
+        ready(Ok(runner)).boxed()
     }
 }
 
 impl Runner for ScriptedRunner {
-    fn drive(&mut self, serve: &mut (dyn FnMut(&mut dyn Runner) + Send)) {
-        serve(self);
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [Tensor],
+        _: &'a CancellationToken,
+        meter: &'a mut RunMeter,
+    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>> {
+        meter.add_ns(1_000_000_000);
+        self.answer(inputs).boxed()
     }
+}
 
-    fn run(
-        &mut self,
-        inputs: &[Tensor],
-        _: &CancellationToken,
-        cpu_ns: &mut u64,
-    ) -> Result<Vec<Tensor>, ComputeError> {
-        *cpu_ns += 1_000_000_000;
+impl ScriptedRunner {
+    async fn answer(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, ComputeError> {
         if let Some(events) = &self.events {
             events.send("run").unwrap();
         }
-        match self.gate.as_ref().map(|gate| gate.recv().unwrap()) {
-            Some(Act::Panic) => panic!("told to"),
-            Some(Act::Answer) | None => Ok(inputs.to_vec()),
+        let act = match &mut self.gate {
+            Some(gate) => gate.recv().await.unwrap(),
+            None => Act::Answer,
+        };
+        match act {
+            Act::Panic => panic!("told to"),
+            Act::Answer => Ok(inputs.to_vec()),
         }
     }
 }
@@ -130,14 +157,14 @@ impl Drop for ScriptedRunner {
 struct Stage {
     backend: Arc<Scripted>,
     inference: Inference,
-    events: mpsc::Receiver<&'static str>,
-    go: mpsc::Sender<Act>,
+    events: UnboundedReceiver<&'static str>,
+    go: UnboundedSender<Act>,
 }
 
 impl Stage {
     fn new(queue_capacity: usize) -> Self {
-        let (say, events) = mpsc::channel();
-        let (go, gate) = mpsc::channel();
+        let (say, events) = mpsc::unbounded_channel();
+        let (go, gate) = mpsc::unbounded_channel();
         let backend = Arc::new(Scripted {
             events: Mutex::new(Some(say)),
             gate: Arc::new(Mutex::new(Some(gate))),
@@ -163,9 +190,10 @@ impl Stage {
             .await
     }
 
-    /// Waits for the next event; hung threads fail the test instead of stopping it.
-    fn event(&self) -> &'static str {
-        self.events.recv_timeout(Duration::from_secs(60)).unwrap()
+    /// Waits for the next event; a hung task fails the test instead of stopping it.
+    async fn event(&mut self) -> &'static str {
+        let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv());
+        event.await.unwrap().unwrap()
     }
 }
 
@@ -198,11 +226,11 @@ fn runs(cell: &UsageCell) -> u64 {
 
 #[tokio::test]
 async fn a_full_queue_refuses_and_a_cancelled_place_is_free_again() {
-    let stage = Stage::new(2);
+    let mut stage = Stage::new(2);
     let graph = stage.load(1, &UsageCell::default()).await.unwrap();
     let (running, running_cell, _) = call(&graph, 1);
     tokio::task::yield_now().await;
-    assert_eq!(stage.event(), "run");
+    assert_eq!(stage.event().await, "run");
     // On this runtime of one thread, a spawned call takes its place when the test yields.
     let (second, second_cell, cancel) = call(&graph, 2);
     let (third, _, _) = call(&graph, 3);
@@ -227,17 +255,17 @@ async fn a_full_queue_refuses_and_a_cancelled_place_is_free_again() {
     assert_eq!(fourth.await.unwrap().unwrap(), x(4));
     assert_eq!(runs(&running_cell), 1);
     // The cancelled call was never run.
-    assert_eq!((stage.event(), stage.event()), ("run", "run"));
+    assert_eq!((stage.event().await, stage.event().await), ("run", "run"));
     assert!(stage.events.try_recv().is_err());
 }
 
 #[tokio::test]
 async fn a_dropped_call_frees_its_place() {
-    let stage = Stage::new(1);
+    let mut stage = Stage::new(1);
     let graph = stage.load(1, &UsageCell::default()).await.unwrap();
     let (running, _, _) = call(&graph, 1);
     tokio::task::yield_now().await;
-    assert_eq!(stage.event(), "run");
+    assert_eq!(stage.event().await, "run");
     let (waiting, cell, _) = call(&graph, 2);
     tokio::task::yield_now().await;
     waiting.abort();
@@ -253,11 +281,11 @@ async fn a_dropped_call_frees_its_place() {
 
 #[tokio::test]
 async fn a_call_cancelled_while_it_runs_returns_with_its_usage_complete() {
-    let stage = Stage::new(1);
+    let mut stage = Stage::new(1);
     let graph = stage.load(1, &UsageCell::default()).await.unwrap();
     let (mut answer, cell, cancel) = call(&graph, 1);
     tokio::task::yield_now().await;
-    assert_eq!(stage.event(), "run");
+    assert_eq!(stage.event().await, "run");
     cancel.cancel();
     let early = ended(&mut answer).await;
     assert!(early.is_none(), "it returned before its run had ended: {early:?}");
@@ -372,7 +400,7 @@ async fn a_failed_load_is_an_error_once_and_costs() {
     assert_eq!(
         error,
         LoadError::Backend {
-            reason: "it panicked: told to".into()
+            reason: "told to".into()
         }
     );
     assert!(cell.snapshot().cpu_ns > 0, "a failure costs too");
@@ -381,8 +409,8 @@ async fn a_failed_load_is_an_error_once_and_costs() {
 }
 
 #[tokio::test]
-async fn the_thread_ends_with_the_last_handle() {
-    let stage = Stage::new(1);
+async fn the_runner_ends_with_the_last_handle() {
+    let mut stage = Stage::new(1);
     let graph = stage.load(1, &UsageCell::default()).await.unwrap();
     let again = stage.load(1, &UsageCell::default()).await.unwrap();
     assert!(Arc::ptr_eq(&graph, &again));
@@ -396,8 +424,8 @@ async fn the_thread_ends_with_the_last_handle() {
             .unwrap(),
         x(1)
     );
-    assert_eq!(stage.event(), "run");
+    assert_eq!(stage.event().await, "run");
     drop(graph);
-    assert_eq!(stage.event(), "end");
+    assert_eq!(stage.event().await, "end");
     assert_eq!(stage.inference.loaded(), 0);
 }

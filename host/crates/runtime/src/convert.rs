@@ -362,11 +362,6 @@ mod tests {
             ..Signature::default()
         };
         assert_eq!(serde_json::from_str::<Signature>(old).unwrap(), expected);
-        assert_eq!(
-            serde_json::to_string(&expected).unwrap(),
-            old,
-            "nothing is said of nothing"
-        );
     }
 
     #[test]

@@ -231,7 +231,8 @@ fn nn_error(error: &ComputeError) -> Option<NnError> {
     match error {
         ComputeError::Input { .. } => Some(NnError::new(ErrorCode::InvalidArgument, error.to_string())),
         ComputeError::Cancelled => Some(NnError::new(ErrorCode::Timeout, error.to_string())),
-        ComputeError::QueueFull { .. } | ComputeError::Backend { .. } => None,
+        ComputeError::Output { .. } => Some(NnError::new(ErrorCode::TooLarge, error.to_string())),
+        ComputeError::QueueFull { .. } | ComputeError::Memory { .. } | ComputeError::Backend { .. } => None,
     }
 }
 

@@ -11,10 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Host, guest, invocation, request};
 use domain::{DType, Digest, Limits, Outcome, Signature, TenantId, Tensor, TensorSpec, UsageCell};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use inference::{
-    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Runner, Target,
+    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, RunMeter, Runner,
+    Target,
 };
 use runtime::{Failure, Invocation};
+use std::future::ready;
 use tokio_util::sync::CancellationToken;
 
 /// All of `wasi:nn`, as core functions.
@@ -96,11 +100,17 @@ impl Backend for Echo {
         }
     }
 
-    fn load(&self, _: &Bytes, _: Target, _: &mut u64) -> Result<Box<dyn Graph>, LoadError> {
-        Ok(Box::new(Self {
+    fn load<'a>(
+        &'a self,
+        _: Bytes,
+        _: Target,
+        _: &'a UsageCell,
+    ) -> BoxFuture<'a, Result<Box<dyn Graph>, LoadError>> {
+        let graph: Box<dyn Graph> = Box::new(Self {
             signature: self.signature.clone(),
             script: Arc::clone(&self.script),
-        }))
+        });
+        ready(Ok(graph)).boxed()
     }
 }
 
@@ -113,24 +123,31 @@ impl Graph for Echo {
         1_000_000 * u64::from(shapes[0][0])
     }
 
-    fn runner(&self) -> Result<Box<dyn Runner>, LoadError> {
-        Ok(Box::new(Run(Arc::clone(&self.script))))
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
+
+    fn runner<'a>(&'a self, _: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>> {
+        let runner: Box<dyn Runner> = Box::new(Run(Arc::clone(&self.script)));
+        ready(Ok(runner)).boxed()
     }
 }
 
 struct Run(Arc<Script>);
 
 impl Runner for Run {
-    fn drive(&mut self, serve: &mut (dyn FnMut(&mut dyn Runner) + Send)) {
-        serve(self);
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [Tensor],
+        _: &'a CancellationToken,
+        _: &'a mut RunMeter,
+    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>> {
+        self.answer(inputs).boxed()
     }
+}
 
-    fn run(
-        &mut self,
-        inputs: &[Tensor],
-        _: &CancellationToken,
-        _: &mut u64,
-    ) -> Result<Vec<Tensor>, ComputeError> {
+impl Run {
+    async fn answer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, ComputeError> {
         self.0.started.store(true, Ordering::SeqCst);
         while self
             .0
@@ -138,7 +155,7 @@ impl Runner for Run {
             .as_ref()
             .is_some_and(|open| !open.load(Ordering::SeqCst))
         {
-            std::thread::sleep(Duration::from_millis(1));
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if self.0.fails {
             return Err(ComputeError::Backend {

@@ -4,115 +4,103 @@
 //! with a check that no value is lost. FP64, FP16 and BF16 at a graph's edge are refused, because rten
 //! would change their precision unsaid.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use bytes::Bytes;
 use domain::{DType, Signature, Tensor, TensorSpec};
-use rten::{
-    Dimension, LoadErrorKind, Model, ModelOptions, NodeId, RunErrorKind, RunOptions, ThreadPool, Value,
-    ValueOrView,
-};
+use rten::{Dimension, LoadErrorKind, Model, ModelOptions, NodeId, RunErrorKind, Value, ValueOrView};
 use rten_tensor::Layout as _;
-use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, BackendInfo, Caps, Graph, Runner, Target};
-use crate::cost::Cost;
+use crate::backend::BackendInfo;
 use crate::error::{ComputeError, LoadError};
-use crate::{check, cpu, onnx};
+use crate::{MAX_OUTPUT_BYTES, check, onnx};
 
 /// rten's version, as receipts name it; `=`-pinned in the workspace.
 const VERSION: &str = "0.27.0";
 
-/// The longest way through a graph, in operators. rten's planner recurses along it, on a thread with a stack
-/// of the default size: more than twice this many end the process.
-const MAX_DEPTH: usize = 2_000;
-
-/// The backend.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Rten;
-
-impl Backend for Rten {
-    fn probe(&self) -> Caps {
-        let info = BackendInfo {
-            name: "rten",
-            version: VERSION.into(),
-            device: "cpu".into(),
-            precision: "exact",
-        };
-        Caps {
-            info,
-            targets: vec![Target::Cpu],
-            interruptible: false,
-        }
+/// What receipts say.
+pub fn info() -> BackendInfo {
+    BackendInfo {
+        name: "rten",
+        version: VERSION.into(),
+        device: "cpu".into(),
+        precision: "exact",
     }
+}
 
-    fn load(&self, blob: &Bytes, target: Target, cpu_ns: &mut u64) -> Result<Box<dyn Graph>, LoadError> {
-        if target != Target::Cpu {
-            return Err(LoadError::TargetUnavailable { target });
-        }
-        let proto = onnx::parse(blob)?;
-        refuse_unbounded(&proto)?;
-        let cost = Cost::of(&proto);
-        let model = load_model(blob.to_vec(), cpu_ns)?;
+/// A model that rten runs, in this process: use it where nothing but the model's owner can be harmed.
+pub struct Rten {
+    model: Model,
+    inputs: Vec<NodeId>,
+    outputs: Vec<NodeId>,
+    signature: Signature,
+}
+
+impl Rten {
+    /// Loads a model that has passed the scan.
+    ///
+    /// # Errors
+    /// A model that is broken or beyond rten.
+    pub fn load(blob: Vec<u8>) -> Result<Self, LoadError> {
+        let proto = onnx::parse(&blob)?;
+        let model = ModelOptions::with_all_ops()
+            .load(blob)
+            .map_err(|error| load_error(&error))?;
         let signature = onnx::signature(&proto, |name| inferred_shape(&model, name))?;
         let (inputs, outputs) = (model.input_ids().to_vec(), model.output_ids().to_vec());
         if inputs.len() != signature.inputs.len() || outputs.len() != signature.outputs.len() {
             return Err(onnx::invalid("its inputs and outputs are not what it declares"));
         }
-        let shared = Shared {
+        Ok(Self {
             model,
             inputs,
             outputs,
             signature,
-        };
-        Ok(Box::new(RtenGraph {
-            shared: Arc::new(shared),
-            cost,
-        }))
+        })
     }
-}
 
-/// What rten could not be stopped in: a run cannot be interrupted.
-fn refuse_unbounded(proto: &rten_onnx::onnx::GraphProto) -> Result<(), LoadError> {
-    let looping = onnx::nodes(proto)
-        .into_iter()
-        .find(|node| matches!(node.op_type.as_deref(), Some("Loop" | "Scan")));
-    if let Some(node) = looping {
-        let op = node.op_type.as_deref().unwrap_or_default();
-        return Err(onnx::unsupported(
-            format!("operator '{op}' may run without end"),
-            "unroll the loop when exporting the model",
-        ));
+    /// What it takes and gives.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
     }
-    let depth = onnx::depth(proto)?;
-    if depth > MAX_DEPTH {
-        return Err(onnx::unsupported(
-            format!("its longest way has {depth} operators, {MAX_DEPTH} are allowed"),
-            "simplify the model's graph",
-        ));
+
+    /// Runs once, on inputs that fit the signature and stand in its order; so do the outputs.
+    ///
+    /// # Errors
+    /// Values that rten cannot carry, its refusals, outputs that are not what the model declares.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, ComputeError> {
+        let values = inputs.iter().map(value).collect::<Result<Vec<_>, _>>()?;
+        let values: Vec<(NodeId, ValueOrView<'_>)> = self
+            .inputs
+            .iter()
+            .copied()
+            .zip(values.into_iter().map(ValueOrView::from))
+            .collect();
+        let values = self
+            .model
+            .run(values, &self.outputs, None)
+            .map_err(|error| match error.kind() {
+                RunErrorKind::InvalidInput => ComputeError::Input {
+                    name: None,
+                    reason: error.to_string(),
+                },
+                _ => backend(error.to_string()),
+            })?;
+        let bytes = self.signature.outputs.iter().zip(&values).map(|(spec, value)| {
+            let elements = value.shape().iter().map(|&dim| dim as u64).product::<u64>();
+            elements.saturating_mul(spec.dtype.size().unwrap_or(1) as u64)
+        });
+        let bytes = bytes.fold(0, u64::saturating_add);
+        if bytes > MAX_OUTPUT_BYTES {
+            return Err(ComputeError::Output {
+                bytes,
+                limit: MAX_OUTPUT_BYTES,
+            });
+        }
+        self.signature
+            .outputs
+            .iter()
+            .zip(values)
+            .map(|(spec, value)| tensor(spec, value))
+            .collect()
     }
-    Ok(())
-}
-
-/// Loads inside rten's own pool, where constants are folded, and counts what all its threads used. Loads
-/// take turns: that pool is one for the whole process, and its CPU time could not be told apart otherwise.
-fn load_model(blob: Vec<u8>, cpu_ns: &mut u64) -> Result<Model, LoadError> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let (loaded, spent) = rten::thread_pool().run(|| {
-        let before = pool_ns();
-        let (loaded, _) = cpu::metered(|_| ModelOptions::with_all_ops().load(blob));
-        (loaded, pool_ns().saturating_sub(before))
-    });
-    *cpu_ns += spent;
-    loaded
-        .map_err(|reason| LoadError::Backend { reason })?
-        .map_err(|error| load_error(&error))
-}
-
-/// CPU time of all threads of the pool that the caller stands in, in nanoseconds.
-fn pool_ns() -> u64 {
-    rayon::broadcast(|_| cpu::thread_ns()).into_iter().sum()
 }
 
 fn load_error(error: &rten::LoadError) -> LoadError {
@@ -121,9 +109,10 @@ fn load_error(error: &rten::LoadError) -> LoadError {
             error.to_string(),
             "export the model with operators that rten knows, or a lower opset",
         ),
-        LoadErrorKind::ShapeInferenceFailed | LoadErrorKind::FormatNotEnabled => {
-            onnx::unsupported(error.to_string(), "export the model as ONNX")
-        }
+        LoadErrorKind::ShapeInferenceFailed => onnx::unsupported(
+            error.to_string(),
+            "check the model with ONNX's own checker and export it again",
+        ),
         _ => onnx::invalid(error.to_string()),
     }
 }
@@ -135,89 +124,6 @@ fn inferred_shape(model: &Model, name: &str) -> Option<Vec<Option<u32>>> {
         Dimension::Symbolic(_) => None,
     };
     Some(dims.iter().map(size).collect())
-}
-
-/// A model and its edge.
-struct Shared {
-    model: Model,
-    inputs: Vec<NodeId>,
-    outputs: Vec<NodeId>,
-    signature: Signature,
-}
-
-struct RtenGraph {
-    shared: Arc<Shared>,
-    cost: Cost,
-}
-
-impl Graph for RtenGraph {
-    fn signature(&self) -> &Signature {
-        &self.shared.signature
-    }
-
-    fn cost(&self, shapes: &[Vec<u32>]) -> u64 {
-        self.cost.macs(shapes)
-    }
-
-    fn runner(&self) -> Result<Box<dyn Runner>, LoadError> {
-        let pool = Arc::new(ThreadPool::with_num_threads(1));
-        Ok(Box::new(RtenRunner {
-            shared: Arc::clone(&self.shared),
-            pool,
-        }))
-    }
-}
-
-/// Runs a model on a pool of one thread. rten always enters a pool: with this one, its work is all on one
-/// thread, whose clock is the meter.
-struct RtenRunner {
-    shared: Arc<Shared>,
-    pool: Arc<ThreadPool>,
-}
-
-impl Runner for RtenRunner {
-    /// Enters the pool once; from inside, rten runs on the thread that it finds itself on.
-    fn drive(&mut self, serve: &mut (dyn FnMut(&mut dyn Runner) + Send)) {
-        let pool = Arc::clone(&self.pool);
-        pool.run(|| serve(self));
-    }
-
-    fn run(
-        &mut self,
-        inputs: &[Tensor],
-        _cancel: &CancellationToken,
-        cpu_ns: &mut u64,
-    ) -> Result<Vec<Tensor>, ComputeError> {
-        let _ = cpu_ns; // All on the caller's thread.
-        let Shared {
-            model,
-            inputs: ids,
-            outputs,
-            signature,
-        } = &*self.shared;
-        let values = inputs.iter().map(value).collect::<Result<Vec<_>, _>>()?;
-        let values: Vec<(NodeId, ValueOrView<'_>)> = ids
-            .iter()
-            .copied()
-            .zip(values.into_iter().map(ValueOrView::from))
-            .collect();
-        let options = RunOptions::default().with_thread_pool(Some(Arc::clone(&self.pool)));
-        let values = model
-            .run(values, outputs, Some(options))
-            .map_err(|error| match error.kind() {
-                RunErrorKind::InvalidInput => ComputeError::Input {
-                    name: None,
-                    reason: error.to_string(),
-                },
-                _ => backend(error.to_string()),
-            })?;
-        signature
-            .outputs
-            .iter()
-            .zip(values)
-            .map(|(spec, value)| tensor(spec, value))
-            .collect()
-    }
 }
 
 fn backend(reason: impl Into<String>) -> ComputeError {

@@ -3,12 +3,21 @@
 
 use std::cell::RefCell;
 
+use inference::WorkerOptions;
+
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
 };
 
 pub use rten_onnx::onnx::{DataLocation, DataType as Type};
+
+/// The program that runs graphs: the example beside the tests.
+pub fn worker() -> WorkerOptions {
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.parent().unwrap().join("../examples/graph-worker");
+    WorkerOptions::new(program, vec![])
+}
 
 /// A free axis.
 pub const FREE: i64 = -1;

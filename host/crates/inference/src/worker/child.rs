@@ -1,0 +1,152 @@
+//! A graph's process: confined before it sees a byte of the tenant's, on one thread beside the one that
+//! watches for the host's end.
+
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use bytes::Bytes;
+use domain::Tensor;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
+
+use super::frame::{self, Answer, Ask, Head, PREFIX_BYTES, Prefix};
+use crate::backends::rten::Rten;
+use crate::cpu;
+use crate::error::{ComputeError, LoadError};
+
+/// Bytes of a small frame, read at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Files that the process may have open: the library looks at the machine's processors.
+const MAX_FILES: u64 = 16;
+
+/// Why a graph's process gives up. The host sees only that it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The socket on standard input is gone, or the host does not speak as it should.
+    #[error("the host does not talk: {0}")]
+    Io(#[from] io::Error),
+    /// The process cannot be confined.
+    #[error("the limits cannot be set: {0}")]
+    Limits(#[from] rustix::io::Errno),
+}
+
+/// Loads the model that comes over the socket on standard input and runs it as it is told, until the host
+/// closes the socket.
+///
+/// The body of a hidden subcommand, to be run in a process that does nothing else.
+///
+/// # Errors
+/// No socket on standard input, limits that cannot be set.
+pub fn graph_worker() -> Result<(), WorkerError> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut limit_bytes = [0; 8];
+    (&socket).read_exact(&mut limit_bytes)?;
+    confine(u64::from_le_bytes(limit_bytes))?;
+    end_with_host(socket.try_clone()?)?;
+    // The words of a panic go into the answer.
+    panic::set_hook(Box::new(|_| {}));
+    // Entered once: inside, rten works on the thread that it finds itself on.
+    rten::thread_pool().run(|| serve(&socket))?;
+    Ok(())
+}
+
+fn confine(address_space_bytes: u64) -> Result<(), WorkerError> {
+    // Where memory is short, the kernel is to take this process before the host. It may not be ours to say.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    rustix::thread::set_no_new_privs(true)?;
+    for (resource, most) in [
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+        (Resource::Nofile, MAX_FILES),
+        (Resource::As, address_space_bytes),
+    ] {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        setrlimit(resource, limit)?;
+    }
+    Ok(())
+}
+
+/// Ends this process when the other end of the socket is closed, whatever the model does just then.
+fn end_with_host(socket: UnixStream) -> io::Result<()> {
+    let watch = move || {
+        loop {
+            // Nothing is asked for: it returns when the other end is gone.
+            let mut watched = [PollFd::new(&socket, PollFlags::empty())];
+            let hung_up = poll(&mut watched, None).is_ok()
+                && watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            if hung_up {
+                let _ = kill_process(getpid(), Signal::KILL);
+            }
+        }
+    };
+    thread::Builder::new().stack_size(64 << 10).spawn(watch).map(drop)
+}
+
+fn serve(socket: &UnixStream) -> io::Result<()> {
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, socket);
+    let Some((Ask::Load, blob)) = read(&mut input)? else {
+        return Err(frame::garbled("a run before a model"));
+    };
+    let model = guarded(|| Rten::load(blob)).unwrap_or_else(|reason| Err(LoadError::Backend { reason }));
+    let model = match model {
+        Ok(model) => model,
+        Err(error) => return write(socket, &Answer::Refused(error), &[]),
+    };
+    write(socket, &Answer::Loaded(model.signature().clone()), &[])?;
+    while let Some((ask, body)) = read(&mut input)? {
+        let Ask::Run(heads) = ask else {
+            return Err(frame::garbled("a second model"));
+        };
+        let inputs = frame::tensors(heads, Bytes::from(body))?;
+        let answer = guarded(|| model.run(&inputs));
+        match answer.unwrap_or_else(|reason| Err(ComputeError::Backend { reason })) {
+            Ok(outputs) => {
+                let heads = outputs.iter().map(Head::of).collect();
+                write(socket, &Answer::Ran(heads), &outputs)?;
+            }
+            Err(error) => write(socket, &Answer::Failed(error), &[])?,
+        }
+    }
+    Ok(())
+}
+
+/// What `work` gives, or the words of its panic.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| cpu::words(&*panic))
+}
+
+/// The next frame; none once the host has closed the socket.
+fn read(input: &mut impl Read) -> io::Result<Option<(Ask, Vec<u8>)>> {
+    let mut prefix = [0; PREFIX_BYTES];
+    match input.read_exact(&mut prefix) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let prefix = Prefix::parse(prefix, u64::MAX)?;
+    let mut head = vec![0; prefix.head_bytes];
+    input.read_exact(&mut head)?;
+    let mut body = vec![0; prefix.body_bytes];
+    input.read_exact(&mut body)?;
+    Ok(Some((frame::head(&head)?, body)))
+}
+
+fn write(mut socket: &UnixStream, answer: &Answer, tensors: &[Tensor]) -> io::Result<()> {
+    let mut start = frame::start(answer, frame::body_bytes(tensors))?;
+    for tensor in tensors {
+        if start.len() + tensor.data().len() <= BUFFER_BYTES {
+            start.extend_from_slice(tensor.data());
+            continue;
+        }
+        socket.write_all(&start)?;
+        socket.write_all(tensor.data())?;
+        start.clear();
+    }
+    socket.write_all(&start)
+}

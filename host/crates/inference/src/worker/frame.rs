@@ -1,0 +1,127 @@
+//! What the host and a graph's process say to each other: frames of a head and a body of raw bytes.
+//!
+//! The host does not trust the process: lengths are bounded before anything is allocated, and tensors pass
+//! their one constructor.
+
+use std::io;
+
+use bytes::Bytes;
+use domain::{DType, Signature, Tensor};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ComputeError, LoadError};
+
+/// Bytes before the head: its length and the body's.
+pub(super) const PREFIX_BYTES: usize = 12;
+
+/// The most bytes of a head. The longest is a signature.
+const MAX_HEAD_BYTES: u32 = 4 << 20;
+
+/// What the host asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// Load the model in the body.
+    Load,
+    /// Run on the tensors in the body.
+    Run(Vec<Head>),
+}
+
+/// What the process answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// The model is loaded.
+    Loaded(Signature),
+    /// It cannot be.
+    Refused(LoadError),
+    /// The outputs are the tensors in the body.
+    Ran(Vec<Head>),
+    /// There are none.
+    Failed(ComputeError),
+}
+
+/// A tensor without its data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Head {
+    name: String,
+    dtype: DType,
+    shape: Vec<u32>,
+    bytes: u64,
+}
+
+impl Head {
+    pub(super) fn of(tensor: &Tensor) -> Self {
+        Self {
+            name: tensor.name().to_owned(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().to_vec(),
+            bytes: tensor.data().len() as u64,
+        }
+    }
+}
+
+/// The lengths that a frame begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prefix {
+    pub(super) head_bytes: usize,
+    pub(super) body_bytes: usize,
+}
+
+impl Prefix {
+    /// Refuses lengths beyond what the reader takes.
+    pub(super) fn parse(bytes: [u8; PREFIX_BYTES], max_body_bytes: u64) -> io::Result<Self> {
+        let [a, b, c, d, body @ ..] = bytes;
+        let (head, body) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(body));
+        if head > MAX_HEAD_BYTES || body > max_body_bytes {
+            return Err(garbled(format!("a frame of {head} and {body} bytes")));
+        }
+        Ok(Self {
+            head_bytes: head as usize,
+            body_bytes: usize::try_from(body).map_err(garbled)?,
+        })
+    }
+}
+
+/// The start of a frame, to be followed by its body.
+pub(super) fn start(head: &impl Serialize, body_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut frame = postcard::to_extend(head, vec![0; PREFIX_BYTES]).map_err(garbled)?;
+    let head_bytes = u32::try_from(frame.len() - PREFIX_BYTES).map_err(garbled)?;
+    if head_bytes > MAX_HEAD_BYTES {
+        return Err(garbled("the head is too long"));
+    }
+    frame[..4].copy_from_slice(&head_bytes.to_le_bytes());
+    frame[4..PREFIX_BYTES].copy_from_slice(&body_bytes.to_le_bytes());
+    Ok(frame)
+}
+
+pub(super) fn head<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(bytes).map_err(garbled)
+}
+
+/// The tensors that `heads` describe and `body` holds, sharing its memory.
+pub(super) fn tensors(heads: Vec<Head>, mut body: Bytes) -> io::Result<Vec<Tensor>> {
+    let mut tensors = Vec::with_capacity(heads.len());
+    for Head {
+        name,
+        dtype,
+        shape,
+        bytes,
+    } in heads
+    {
+        let length = usize::try_from(bytes).ok().filter(|&length| length <= body.len());
+        let data = body.split_to(length.ok_or_else(|| garbled("a tensor longer than its frame"))?);
+        tensors.push(Tensor::new(name, dtype, shape, data).map_err(garbled)?);
+    }
+    if !body.is_empty() {
+        return Err(garbled("a frame longer than its tensors"));
+    }
+    Ok(tensors)
+}
+
+pub(super) fn body_bytes(tensors: &[Tensor]) -> u64 {
+    tensors.iter().map(|tensor| tensor.data().len() as u64).sum()
+}
+
+pub(super) fn garbled(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

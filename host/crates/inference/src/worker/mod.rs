@@ -1,0 +1,316 @@
+//! Each graph in a process of its own.
+//!
+//! The libraries that read and run models trust them: one can make them allocate without end, recurse until
+//! the stack ends, or work for hours. So the host starts a process for each graph, with bounded memory, and
+//! ends it when it takes too long; what a model does there harms its owner's calls alone. In the host, a
+//! file is only walked: its scan, its signature and its static cost.
+
+mod child;
+mod frame;
+mod process;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::{Signature, Tensor, UsageCell};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use self::frame::{Answer, Ask, Head};
+use self::process::{Bounds, End, Lost, Process};
+use crate::backend::{Backend, Caps, Graph, RunMeter, Runner, Target};
+use crate::backends::rten;
+use crate::cost::Cost;
+use crate::error::{ComputeError, LoadError};
+use crate::{check, cpu, onnx};
+
+pub use self::child::{WorkerError, graph_worker};
+
+/// How the processes of graphs are started, and what each may take.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The executable that calls [`graph_worker`].
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Address space of a process, in bytes.
+    pub memory_bytes: u64,
+    /// CPU time of one load.
+    pub load_cpu: Duration,
+    /// Wall time of one load.
+    pub load_wall: Duration,
+}
+
+impl WorkerOptions {
+    /// This program with the default limits.
+    pub fn new(program: impl Into<PathBuf>, args: Vec<String>) -> Self {
+        Self {
+            program: program.into(),
+            args,
+            memory_bytes: 2 << 30,
+            load_cpu: Duration::from_secs(60),
+            load_wall: Duration::from_secs(180),
+        }
+    }
+}
+
+/// The backend that runs each graph in a process of its own: rten, on the processor.
+pub struct Workers {
+    options: Arc<WorkerOptions>,
+}
+
+impl Workers {
+    /// Starts processes so.
+    pub fn new(options: WorkerOptions) -> Self {
+        Self {
+            options: Arc::new(options),
+        }
+    }
+
+    async fn load(&self, blob: Bytes, target: Target, cell: &UsageCell) -> Result<Box<dyn Graph>, LoadError> {
+        if target != Target::Cpu {
+            return Err(LoadError::TargetUnavailable { target });
+        }
+        let parsed = blob.clone();
+        let (proto, cost) = blocking(cell, move || {
+            let proto = onnx::parse(&parsed)?;
+            onnx::check(&proto)?;
+            let cost = Cost::of(&proto);
+            Ok((proto, cost))
+        })
+        .await?;
+        let (process, found) = start(&self.options, &blob, cell).await?;
+        // Of the process's word only the shapes are taken that the file leaves open.
+        let inferred = |name: &str| {
+            let spec = found.outputs.iter().find(|spec| spec.name == name)?;
+            Some(spec.shape.clone())
+        };
+        let signature = Arc::new(onnx::signature(&proto, inferred)?);
+        let resident_bytes = process.peak_bytes().unwrap_or_default() + blob.len() as u64;
+        Ok(Box::new(WorkerGraph {
+            options: Arc::clone(&self.options),
+            blob,
+            cost,
+            resident_bytes,
+            spare: Mutex::new(Some(process)),
+            signature,
+        }))
+    }
+}
+
+impl Backend for Workers {
+    fn probe(&self) -> Caps {
+        Caps {
+            info: rten::info(),
+            targets: vec![Target::Cpu],
+            interruptible: true,
+        }
+    }
+
+    fn load<'a>(
+        &'a self,
+        blob: Bytes,
+        target: Target,
+        cell: &'a UsageCell,
+    ) -> BoxFuture<'a, Result<Box<dyn Graph>, LoadError>> {
+        Self::load(self, blob, target, cell).boxed()
+    }
+}
+
+/// Starts a process and has it load a model.
+async fn start(
+    options: &WorkerOptions,
+    blob: &Bytes,
+    cell: &UsageCell,
+) -> Result<(Process, Signature), LoadError> {
+    let unavailable = |error: std::io::Error| LoadError::Unavailable {
+        reason: error.to_string(),
+    };
+    let mut process = Process::start(options).await.map_err(unavailable)?;
+    let bounds = Bounds {
+        cpu: options.load_cpu,
+        wall: options.load_wall,
+    };
+    let mut spend = |cpu_ns| cell.add_cpu_ns(cpu_ns);
+    let never = CancellationToken::new();
+    let body = std::slice::from_ref(blob);
+    let asked = process.ask(&Ask::Load, body, &never, Some(&bounds), &mut spend);
+    let error = match asked.await {
+        Ok((Answer::Loaded(signature), _)) => return Ok((process, signature)),
+        Ok((Answer::Refused(error), _)) => Some(refused(error, options)),
+        Ok(_) => Some(LoadError::Backend {
+            reason: "its process answered what was not asked".into(),
+        }),
+        Err(Lost::Expensive(limit)) => Some(LoadError::Expensive { limit }),
+        Err(Lost::Cancelled | Lost::Broken) => None,
+    };
+    let end = process.end(&mut spend).await;
+    let by_end = match end {
+        End::Memory => LoadError::Memory {
+            limit_bytes: options.memory_bytes,
+        },
+        End::Other(reason) => LoadError::Backend { reason },
+    };
+    Err(error.unwrap_or(by_end))
+}
+
+/// A size beyond all memory panics before it is asked for.
+fn refused(error: LoadError, options: &WorkerOptions) -> LoadError {
+    match error {
+        LoadError::Backend { reason } if is_beyond_memory(&reason) => LoadError::Memory {
+            limit_bytes: options.memory_bytes,
+        },
+        error => error,
+    }
+}
+
+fn is_beyond_memory(reason: &str) -> bool {
+    reason.contains("capacity overflow")
+}
+
+/// Runs `work`, which may take long, where it blocks nobody; its CPU time goes to `cell`.
+pub(crate) async fn blocking<T: Send + 'static>(
+    cell: &UsageCell,
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    let metered = move || {
+        let before = cpu::thread_ns();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        (done, cpu::thread_ns().saturating_sub(before))
+    };
+    let failed = |reason: String| LoadError::Backend { reason };
+    let (done, cpu_ns) = tokio::task::spawn_blocking(metered)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    cell.add_cpu_ns(cpu_ns);
+    done.unwrap_or_else(|panic| Err(failed(cpu::words(&*panic))))
+}
+
+/// A model and how its process is started.
+struct WorkerGraph {
+    options: Arc<WorkerOptions>,
+    blob: Bytes,
+    signature: Arc<Signature>,
+    cost: Cost,
+    resident_bytes: u64,
+    /// The process that loaded the model first, until a runner takes it.
+    spare: Mutex<Option<Process>>,
+}
+
+impl Graph for WorkerGraph {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn cost(&self, shapes: &[Vec<u32>]) -> u64 {
+        self.cost.macs(shapes)
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    fn runner<'a>(&'a self, cell: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>> {
+        let start = async move {
+            let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let process = match spare {
+                Some(process) => process,
+                None => start(&self.options, &self.blob, cell).await?.0,
+            };
+            let runner: Box<dyn Runner> = Box::new(WorkerRunner {
+                process: Some(process),
+                signature: Arc::clone(&self.signature),
+                memory_bytes: self.options.memory_bytes,
+            });
+            Ok(runner)
+        };
+        start.boxed()
+    }
+}
+
+struct WorkerRunner {
+    process: Option<Process>,
+    signature: Arc<Signature>,
+    memory_bytes: u64,
+}
+
+impl Runner for WorkerRunner {
+    fn run<'a>(
+        &'a mut self,
+        inputs: &'a [Tensor],
+        cancel: &'a CancellationToken,
+        meter: &'a mut RunMeter,
+    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>> {
+        self.run(inputs, cancel, meter).boxed()
+    }
+
+    fn is_spent(&mut self) -> bool {
+        self.process.as_mut().is_none_or(Process::has_ended)
+    }
+}
+
+impl WorkerRunner {
+    async fn run(
+        &mut self,
+        inputs: &[Tensor],
+        cancel: &CancellationToken,
+        meter: &mut RunMeter,
+    ) -> Result<Vec<Tensor>, ComputeError> {
+        // Held here while it works: one that was left in the middle of an answer is never asked again.
+        let Some(mut process) = self.process.take() else {
+            return Err(failed("its process has ended"));
+        };
+        meter.add_ns(0);
+        let mut spend = |cpu_ns| meter.add_ns(cpu_ns);
+        let ask = Ask::Run(inputs.iter().map(Head::of).collect());
+        let body: Vec<Bytes> = inputs.iter().map(|input| input.data().clone()).collect();
+        let asked = process.ask(&ask, &body, cancel, None, &mut spend).await;
+        let lost = match asked {
+            Ok((answer, body)) => {
+                if let Some(answer) = self.read(answer, body) {
+                    self.process = Some(process);
+                    return answer;
+                }
+                Some(failed("its process answered what makes no sense"))
+            }
+            Err(Lost::Cancelled) => Some(ComputeError::Cancelled),
+            Err(Lost::Expensive(_) | Lost::Broken) => None,
+        };
+        let end = process.end(&mut spend).await;
+        let by_end = match end {
+            End::Memory => self.memory(),
+            End::Other(reason) => failed(reason),
+        };
+        Err(lost.unwrap_or(by_end))
+    }
+
+    /// The outputs or the error that the process answered; none where it makes no sense.
+    fn read(&self, answer: Answer, body: Bytes) -> Option<Result<Vec<Tensor>, ComputeError>> {
+        match answer {
+            Answer::Ran(heads) => {
+                let outputs = frame::tensors(heads, body).ok()?;
+                check::outputs(&self.signature, &outputs).then_some(Ok(outputs))
+            }
+            Answer::Failed(ComputeError::Backend { reason }) if is_beyond_memory(&reason) => {
+                Some(Err(self.memory()))
+            }
+            Answer::Failed(error) => Some(Err(error)),
+            Answer::Loaded(_) | Answer::Refused(_) => None,
+        }
+    }
+
+    fn memory(&self) -> ComputeError {
+        ComputeError::Memory {
+            limit_bytes: self.memory_bytes,
+        }
+    }
+}
+
+fn failed(reason: impl Into<String>) -> ComputeError {
+    ComputeError::Backend {
+        reason: reason.into(),
+    }
+}
