@@ -13,6 +13,7 @@ mod audit;
 mod crash;
 mod disconnect;
 mod drain;
+mod hostile_graph;
 mod keys;
 mod pipelines;
 mod recovery;
