@@ -166,11 +166,11 @@ pub async fn body(
     let (mut handles, mut bytes) = (BTreeMap::new(), 0);
     for (alias, graph) in graphs {
         let blob = app.blobs.get(graph.version).await?;
-        bytes += blob.len() as u64;
         let handle = app
             .inference
             .load(tenant, graph.version, blob, Target::Cpu, cell)
             .await?;
+        bytes += handle.resident_bytes();
         handles.insert(alias.clone(), handle);
     }
     match component {
