@@ -24,3 +24,4 @@ mod sandbox;
 mod storage;
 mod timeouts;
 mod v2;
+mod vad;

