@@ -16,6 +16,7 @@ mod drain;
 mod embed;
 mod hostile_graph;
 mod keys;
+mod ocr;
 mod pipelines;
 mod recovery;
 mod reference_nn;

@@ -18,6 +18,7 @@ pub fn ensure() -> Result<()> {
     minilm()?;
     vocabulary()?;
     silero()?;
+    pp_ocr()?;
     let folder = tools("models");
     let outputs = [folder.join("tabular.onnx"), folder.join("tabular.json")];
     let inputs = Inputs::default().tree(&root().join("xtask/src/models"))?;
@@ -88,6 +89,45 @@ fn silero() -> Result<()> {
     };
     let files = [("silero_vad/data/silero_vad_16k_sequence.onnx", "silero.onnx")];
     copied("fetch the speech model", &wheel, &files)
+}
+
+/// The three models of text in pictures, and what the columns of the last one stand for, which it carries
+/// itself.
+fn pp_ocr() -> Result<()> {
+    let wheel = Wheel {
+        name: "rapidocr-onnxruntime",
+        version: "1.4.4",
+        sha256: &["971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf"],
+        platform: None,
+    };
+    let recogniser = "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx";
+    let files = [
+        (
+            "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+            "ocr-detect.onnx",
+        ),
+        (
+            "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+            "ocr-classify.onnx",
+        ),
+        (recogniser, "ocr-recognise.onnx"),
+    ];
+    copied("fetch the text models", &wheel, &files)?;
+    let recogniser = tools("models").join("ocr-recognise.onnx");
+    let outputs = [tools("models").join("ocr.characters.txt")];
+    let inputs = Inputs::default()
+        .text(&wheel.requirement())
+        .tree(&root().join("xtask/src/models/onnx.rs"))?;
+    once(
+        "write the characters of the text model",
+        "1 s",
+        inputs,
+        &outputs,
+        || {
+            let characters = onnx::metadata(&read(&recogniser)?, "character")?;
+            write(&outputs[0], characters.as_bytes())
+        },
+    )
 }
 
 /// Puts files of a wheel into `.tools/models` under other names, as they are.

@@ -1,5 +1,7 @@
-//! As much of ONNX's file format as a dense network needs. Field numbers are those of `onnx.proto`.
+//! As much of ONNX's file format as it takes to write a dense network and to read what a model says of itself.
+//! Field numbers are those of `onnx.proto`.
 
+use anyhow::{Context, Result};
 use prost::Message;
 
 use super::network::{Activation, Layer};
@@ -108,6 +110,29 @@ enum DimensionValue {
     Value(i64),
     #[prost(string, tag = "2")]
     Parameter(String),
+}
+
+/// A `ModelProto` of which only the metadata is read.
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(message, repeated, tag = "14")]
+    metadata_props: Vec<StringStringEntryProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StringStringEntryProto {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "2")]
+    value: String,
+}
+
+/// What a model's metadata says under `key`.
+pub fn metadata(model: &[u8], key: &str) -> Result<String> {
+    let Metadata { metadata_props } = Metadata::decode(model).context("the model is no ONNX file")?;
+    let entry = metadata_props.into_iter().find(|entry| entry.key == key);
+    let entry = entry.with_context(|| format!("the model's metadata has no '{key}'"))?;
+    Ok(entry.value)
 }
 
 /// A dense network as an ONNX file: `input` f32 [n, inputs] to `output` f32 [n, outputs].
