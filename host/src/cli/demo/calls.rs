@@ -9,6 +9,20 @@ use super::story::Props;
 /// The most by which an answer may differ from what the trainer computed.
 const TOLERANCE: f64 = 1e-4;
 
+/// Pictures, each with its first line: a photograph of a page, and one that is upside down.
+const PICTURES: [(&str, &[u8], &str); 2] = [
+    (
+        "page.png",
+        include_bytes!("../../../../plugins/ocr/samples/page.png"),
+        "Region-based segmentation",
+    ),
+    (
+        "upside-down.png",
+        include_bytes!("../../../../plugins/ocr/samples/upside-down.png"),
+        "Hello WASI-NN 2026",
+    ),
+];
+
 /// A call to be made.
 pub struct Call {
     /// The deployment.
@@ -29,6 +43,8 @@ pub enum Expected {
     Probabilities(Vec<f64>),
     /// One of these labels.
     Label(&'static [&'static str]),
+    /// Lines of text of which this is the first.
+    Lines(&'static str),
 }
 
 /// An answer, and what is wrong with it.
@@ -56,6 +72,7 @@ pub fn plan(props: &Props, turn: usize) -> Vec<Call> {
         calls.push(probabilities(props, deployment, name, first, count));
     }
     calls.extend(props.samples.iter().skip(turn).step_by(2).map(filetype));
+    calls.extend(PICTURES.iter().skip(turn).step_by(2).map(ocr));
     calls
 }
 
@@ -90,17 +107,30 @@ fn probabilities(props: &Props, deployment: &'static str, name: &str, first: usi
 }
 
 fn filetype(sample: &Sample) -> Call {
-    let tensor = json!({
-        "name": "file", "shape": [1], "datatype": "BYTES", "data": [BASE64_STANDARD.encode(&sample.bytes)],
-        "parameters": { "content_type": "base64" },
-    });
     let name = sample.path.file_name().unwrap_or(sample.path.as_os_str());
     Call {
         deployment: "filetype",
         input: name.to_string_lossy().into_owned(),
-        body: json!({ "inputs": [tensor] }),
+        body: json!({ "inputs": [file("file", &sample.bytes)] }),
         expected: Expected::Label(sample.labels),
     }
+}
+
+fn ocr(&(name, bytes, first_line): &(&str, &[u8], &'static str)) -> Call {
+    Call {
+        deployment: "ocr",
+        input: name.to_owned(),
+        body: json!({ "inputs": [file("image", bytes)] }),
+        expected: Expected::Lines(first_line),
+    }
+}
+
+/// A file as an input.
+fn file(name: &str, bytes: &[u8]) -> Value {
+    json!({
+        "name": name, "shape": [1], "datatype": "BYTES", "data": [BASE64_STANDARD.encode(bytes)],
+        "parameters": { "content_type": "base64" },
+    })
 }
 
 impl Expected {
@@ -140,6 +170,23 @@ impl Expected {
                     fault,
                 }
             }
+            Self::Lines(expected) => {
+                let lines = body.pointer("/outputs/0/data").and_then(Value::as_array);
+                let first = lines
+                    .and_then(|lines| lines.first()?.as_str())
+                    .unwrap_or("no text");
+                let more = lines.map_or(0, |lines| lines.len().saturating_sub(1));
+                let more = if more > 0 {
+                    format!(" and {more} more lines")
+                } else {
+                    String::new()
+                };
+                let fault = (first != *expected).then(|| format!("'{first}' is not '{expected}'"));
+                Judged {
+                    answer: format!("{first}{more}"),
+                    fault,
+                }
+            }
         }
     }
 }
@@ -174,6 +221,15 @@ mod tests {
                 .is_some()
         );
         assert!(label.judge(&json!({})).fault.is_some());
+
+        let lines = Expected::Lines("one");
+        let right = lines.judge(&outputs(&[json!(["one", "two", "three"])]));
+        assert_eq!(
+            (right.answer.as_str(), right.fault),
+            ("one and 2 more lines", None)
+        );
+        assert!(lines.judge(&outputs(&[json!(["two", "one"])])).fault.is_some());
+        assert!(lines.judge(&outputs(&[json!([])])).fault.is_some());
 
         let probability = Expected::Probabilities(vec![0.5, 0.25]);
         assert_eq!(probability.judge(&outputs(&[json!([0.50009, 0.25])])).fault, None);

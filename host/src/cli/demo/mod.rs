@@ -25,10 +25,10 @@ use super::output::{say, say_json};
 /// Plays a tenant's first minutes on a host of its own, and checks the ledger against the meter.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Folder with echo.wasm, tabular.wasm and filetype.wasm (`cargo xtask guests` makes it).
+    /// Folder with the example pipelines: echo.wasm and so on (`cargo xtask guests` makes it).
     #[arg(long, value_name = "DIR", default_value = ".tools/guests")]
     guests: PathBuf,
-    /// Folder with tabular.onnx, magika.onnx and what belongs to them (`cargo xtask models` makes it).
+    /// Folder with their models: tabular.onnx and so on (`cargo xtask models` makes it).
     #[arg(long, value_name = "DIR", default_value = ".tools/models")]
     models: PathBuf,
     /// Leave the host running, and say how to go on with it.

@@ -19,14 +19,15 @@ use crate::cli::output::bytes;
 
 /// How long the last window may take to be sealed and posted: many times its length.
 const FINAL_WITHIN: Duration = Duration::from_secs(30);
-const COMPONENTS: [&str; 3] = ["echo", "tabular", "filetype"];
-const GRAPHS: [&str; 2] = ["tabular", "magika"];
+const COMPONENTS: [&str; 4] = ["echo", "tabular", "filetype", "ocr"];
+const GRAPHS: [&str; 5] = ["tabular", "magika", "ocr-detect", "ocr-classify", "ocr-recognise"];
 
 /// What the demo plays with.
 pub struct Props {
     guests: PathBuf,
     models: PathBuf,
     labels: String,
+    characters: String,
     /// What is known of the tabular network.
     pub report: Report,
     /// Files to be named by their bytes.
@@ -47,9 +48,13 @@ impl Props {
                 bail!("{} is not there: `cargo xtask {chore}` makes it", path.display());
             }
         }
-        let labels = models.join("magika.labels.json");
+        let text = |name: &str| {
+            let path = models.join(name);
+            std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+        };
         Ok(Self {
-            labels: std::fs::read_to_string(&labels).with_context(|| labels.display().to_string())?,
+            labels: text("magika.labels.json")?,
+            characters: text("ocr.characters.txt")?,
             report: Report::read(&models.join("tabular.json"))?,
             samples: samples(guests, models),
             guests: guests.to_owned(),
@@ -244,6 +249,10 @@ async fn deploy(props: &Props, tenant: &Tenant, stage: &Stage) -> anyhow::Result
         json!({ "name": "tabular-raw", "graphs": { "net": { "name": "tabular" } } }),
         json!({ "name": "filetype", "component": { "name": "filetype" }, "graphs": { "magika": { "name": "magika" } },
                 "settings": { "labels": props.labels } }),
+        json!({ "name": "ocr", "component": { "name": "ocr" },
+                "graphs": { "detect": { "name": "ocr-detect" }, "classify": { "name": "ocr-classify" },
+                            "recognise": { "name": "ocr-recognise" } },
+                "settings": { "characters": props.characters } }),
     ];
     let mut said = Vec::new();
     for deployment in &deployments {
