@@ -1,6 +1,6 @@
 //! What an ONNX file says of itself: its signature, and whether it can be priced and run in order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use domain::{DType, Signature, TensorSpec};
 use rten_onnx::onnx::{
@@ -56,23 +56,29 @@ fn check_weight(weight: &TensorProto) -> Result<(), LoadError> {
         .ok_or_else(|| invalid(format!("'{name}' has the impossible shape {:?}", weight.dims)))
 }
 
+/// The most inputs, and the most outputs, of a graph: each call looks for each of them.
+const MAX_TENSORS: usize = 256;
+
 /// The signature that the file declares. `inferred` gives the shape of an output that declares none.
 pub(crate) fn signature(
     graph: &GraphProto,
     inferred: impl Fn(&str) -> Option<Vec<Option<u32>>>,
 ) -> Result<Signature, LoadError> {
     // Old files list their weights among the inputs.
-    let weight = |name: &str| {
-        graph
-            .initializer
-            .iter()
-            .any(|weight| weight.name.as_deref() == Some(name))
-    };
-    let inputs = graph
-        .input
+    let weights: HashSet<&str> = graph
+        .initializer
         .iter()
-        .filter(|input| !input.name.as_deref().is_some_and(weight));
-    let inputs = inputs.map(|input| spec("input", input, |_| None));
+        .filter_map(|weight| weight.name.as_deref())
+        .collect();
+    let given = |input: &&ValueInfoProto| !input.name.as_deref().is_some_and(|name| weights.contains(name));
+    let inputs: Vec<_> = graph.input.iter().filter(given).collect();
+    if inputs.len().max(graph.output.len()) > MAX_TENSORS {
+        return Err(unsupported(
+            format!("it has more than {MAX_TENSORS} inputs or outputs"),
+            "join them when exporting the model",
+        ));
+    }
+    let inputs = inputs.into_iter().map(|input| spec("input", input, |_| None));
     let outputs = graph
         .output
         .iter()

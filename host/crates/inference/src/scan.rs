@@ -25,6 +25,8 @@ enum Message {
     Attribute,
     Value,
     Type,
+    TensorType,
+    Shape,
     Sequence,
     Tensor,
 }
@@ -39,6 +41,8 @@ impl Message {
             (Self::Graph, 5) | (Self::Attribute, 5 | 10) => Self::Tensor,
             (Self::Graph, 11..=13) => Self::Value,
             (Self::Value, 2) | (Self::Sequence, 1) => Self::Type,
+            (Self::Type, 1) => Self::TensorType,
+            (Self::TensorType, 2) => Self::Shape,
             (Self::Type, 4) => Self::Sequence,
             _ => return None,
         })

@@ -151,7 +151,12 @@ fn bytes() -> Vec<Case> {
         nested = field(1, &field(5, &field(6, &nested)));
     }
     let whole = dense().bytes();
-    let cases: [(&'static str, Vec<u8>, &'static str); 6] = [
+    let axes = field(1, &[]).repeat(1 << 20);
+    let value = field(2, &field(1, &field(2, &axes)));
+    let crowd = (0..300).fold(dense(), |net, number| {
+        net.input(&format!("more{number}"), Type::FLOAT, &[1])
+    });
+    let cases: [(&'static str, Vec<u8>, &'static str); 8] = [
         (
             "half a file",
             whole[..whole.len() / 2].to_vec(),
@@ -169,6 +174,12 @@ fn bytes() -> Vec<Case> {
             model(&field(1, &[]).repeat(1 << 20)),
             "load:unsupported_model",
         ),
+        (
+            "a million axes",
+            model(&field(11, &value)),
+            "load:unsupported_model",
+        ),
+        ("three hundred inputs", crowd.bytes(), "load:unsupported_model"),
         (
             "packed integers",
             model(&field(5, &field(7, &vec![0; 17 << 20]))),

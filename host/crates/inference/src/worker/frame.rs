@@ -98,7 +98,7 @@ pub(super) fn head<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     postcard::from_bytes(bytes).map_err(garbled)
 }
 
-/// The tensors that `heads` describe and `body` holds, sharing its memory.
+/// The tensors that `heads` describe and `body` holds.
 pub(super) fn tensors(heads: Vec<Head>, mut body: Bytes) -> io::Result<Vec<Tensor>> {
     let mut tensors = Vec::with_capacity(heads.len());
     for Head {
@@ -110,6 +110,12 @@ pub(super) fn tensors(heads: Vec<Head>, mut body: Bytes) -> io::Result<Vec<Tenso
     {
         let length = usize::try_from(bytes).ok().filter(|&length| length <= body.len());
         let data = body.split_to(length.ok_or_else(|| garbled("a tensor longer than its frame"))?);
+        // In memory of its own: a small tensor that is kept must not keep a large one beside it.
+        let data = if body.is_empty() && tensors.is_empty() {
+            data
+        } else {
+            Bytes::copy_from_slice(&data)
+        };
         tensors.push(Tensor::new(name, dtype, shape, data).map_err(garbled)?);
     }
     if !body.is_empty() {
@@ -124,4 +130,22 @@ pub(super) fn body_bytes(tensors: &[Tensor]) -> u64 {
 
 pub(super) fn garbled(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_tensor_keeps_no_large_one_in_memory() {
+        let tensor =
+            |name: &str, bytes: usize| Tensor::new(name, DType::U8, vec![bytes as u32], vec![7; bytes]);
+        let sent = [tensor("large", 1 << 20).unwrap(), tensor("small", 1).unwrap()];
+        let body: Bytes = sent.iter().flat_map(|tensor| tensor.data().to_vec()).collect();
+        let watched = body.clone();
+        let mut got = tensors(sent.iter().map(Head::of).collect(), body).unwrap();
+        assert_eq!(got, sent);
+        got.remove(0);
+        assert!(watched.is_unique(), "what is left shares nothing of the frame");
+    }
 }

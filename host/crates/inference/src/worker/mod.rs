@@ -84,11 +84,11 @@ impl Workers {
         .await?;
         let (process, found) = start(&self.options, &blob, cell).await?;
         // Of the process's word only the shapes are taken that the file leaves open.
-        let inferred = |name: &str| {
+        let inferred = move |name: &str| {
             let spec = found.outputs.iter().find(|spec| spec.name == name)?;
             Some(spec.shape.clone())
         };
-        let signature = Arc::new(onnx::signature(&proto, inferred)?);
+        let signature = blocking(cell, move || onnx::signature(&proto, inferred)).await?;
         let resident_bytes = process.peak_bytes().unwrap_or_default() + blob.len() as u64;
         Ok(Box::new(WorkerGraph {
             options: Arc::clone(&self.options),
@@ -96,7 +96,7 @@ impl Workers {
             cost,
             resident_bytes,
             spare: Mutex::new(Some(process)),
-            signature,
+            signature: Arc::new(signature),
         }))
     }
 }

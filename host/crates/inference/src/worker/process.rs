@@ -140,6 +140,7 @@ impl Process {
     /// Ends the process, tells the rest of its CPU time, and says how it ended if it did so by itself.
     pub(super) async fn end(mut self, spend: &mut (dyn FnMut(u64) + Send)) -> End {
         // One that has ended already keeps its own status.
+        let by_itself = self.has_ended();
         let _ = self.child.start_kill();
         sample(self.clock, &mut self.seen_ns, spend);
         let status = self.child.wait().await;
@@ -147,7 +148,7 @@ impl Process {
         let complaint = complaint.ok().and_then(Result::ok).unwrap_or_default();
         let complaint = String::from_utf8_lossy(&complaint);
         match status {
-            Ok(status) => post_mortem(status, complaint.trim_end()),
+            Ok(status) => post_mortem(status, complaint.trim_end(), by_itself),
             Err(error) => End::Other(error.to_string()),
         }
     }
@@ -224,8 +225,10 @@ async fn tail(mut stderr: ChildStderr) -> Vec<u8> {
 }
 
 /// How a process ended, by its status and its last words.
-fn post_mortem(status: ExitStatus, complaint: &str) -> End {
-    tracing::warn!(%status, %complaint, "a graph's process ended");
+fn post_mortem(status: ExitStatus, complaint: &str, by_itself: bool) -> End {
+    if by_itself {
+        tracing::warn!(%status, %complaint, "a graph's process ended");
+    }
     // Rust aborts and says so where the limit of its address space refuses memory.
     if complaint.contains("memory allocation of") {
         return End::Memory;
