@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::{Outcome, Tensor, usage};
 use inference::{ComputeError, GraphHandle};
-use runtime::{Failure, Invocation, Request, RequestedOutput, Response};
+use runtime::{Failure, Invocation, Request, RequestedOutput, Response, graph_failure, metered};
 
 /// Runs the graph at the fuel that a guest's `compute` would cost, within the same limits.
 pub(super) async fn bare(
@@ -17,7 +17,8 @@ pub(super) async fn bare(
         let over = format!("the inputs and parameters have {moved} bytes: raise limits.tensor_bytes");
         return Err(Failure::new(Outcome::TensorsExceeded, over));
     }
-    let fuel = usage::compute_fuel(graph.cost_macs(&shapes(graph, &request.inputs)), moved);
+    let macs = metered(&inv.cell, || graph.cost_macs(&shapes(graph, &request.inputs)));
+    let fuel = usage::compute_fuel(macs, moved);
     if fuel > inv.limits.fuel {
         let over = format!("the graph costs {fuel} fuel: raise limits.fuel");
         return Err(Failure::new(Outcome::FuelExhausted, over));
@@ -64,10 +65,7 @@ async fn compute(
     };
     result.map_err(|error| match error {
         ComputeError::Cancelled => Failure::new(Outcome::Cancelled, "the caller went away"),
-        error => Failure {
-            code: error.code().to_owned(),
-            ..Failure::new(Outcome::ModelFailed, error.to_string())
-        },
+        error => graph_failure(&error),
     })
 }
 

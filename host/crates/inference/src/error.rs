@@ -128,6 +128,9 @@ pub enum ComputeError {
         /// What it said.
         reason: String,
     },
+    /// The host cannot start a process for the graph now. The cause is in its log.
+    #[error("the host has no process for the graph now: try again")]
+    Unavailable,
 }
 
 impl ComputeError {
@@ -137,6 +140,7 @@ impl ComputeError {
             Self::Input { .. } => "invalid_input",
             Self::QueueFull { .. } => "queue_full",
             Self::Cancelled => "cancelled",
+            Self::Unavailable => "graph_process_unavailable",
             Self::Memory { .. } => MEMORY_EXCEEDED,
             Self::Output { .. } => "model_output_exceeded",
             Self::Backend { .. } => "backend_failed",
@@ -156,6 +160,10 @@ impl From<LoadError> for ComputeError {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::Memory { limit_bytes } => Self::Memory { limit_bytes },
+            LoadError::Unavailable { reason } => {
+                tracing::error!(reason, "a graph's process does not start");
+                Self::Unavailable
+            }
             error => Self::Backend {
                 reason: error.to_string(),
             },

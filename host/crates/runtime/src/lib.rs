@@ -33,5 +33,6 @@ pub use convert::check_parameters;
 pub use engine::RuntimeError;
 pub use guard::metered;
 pub use inspect::{InspectError, Inspected, UploadCaps, inspect};
+pub use outcome::graph_failure;
 pub use pipeline::{Failure, Graphs, Invocation, Pipeline, Request, RequestedOutput, Response};
 pub use runtime::{Options, Runtime};

@@ -219,7 +219,7 @@ async fn compute(
             (Some(stop), _) => Err(stop.into()),
             (None, Some(error)) => refuse(state, error),
             (None, None) => {
-                state.graph_fault.get_or_insert_with(|| error.to_string());
+                state.graph_fault.get_or_insert_with(|| error.clone());
                 refuse(state, NnError::new(ErrorCode::RuntimeError, error.to_string()))
             }
         },
@@ -232,7 +232,10 @@ fn nn_error(error: &ComputeError) -> Option<NnError> {
         ComputeError::Input { .. } => Some(NnError::new(ErrorCode::InvalidArgument, error.to_string())),
         ComputeError::Cancelled => Some(NnError::new(ErrorCode::Timeout, error.to_string())),
         ComputeError::Output { .. } => Some(NnError::new(ErrorCode::TooLarge, error.to_string())),
-        ComputeError::QueueFull { .. } | ComputeError::Memory { .. } | ComputeError::Backend { .. } => None,
+        ComputeError::QueueFull { .. }
+        | ComputeError::Memory { .. }
+        | ComputeError::Backend { .. }
+        | ComputeError::Unavailable => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the many ways in which wasmtime ends a call to the one outcome that is recorded.
 
 use domain::Outcome;
+use inference::ComputeError;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi::I32Exit;
@@ -71,12 +72,26 @@ pub(crate) fn failure(error: &wasmtime::Error, state: &State) -> Failure {
         return Failure::new(outcome, format!("{message}; then: {root}"));
     }
     if let Some(fault) = &state.graph_fault {
-        return Failure::new(Outcome::ModelFailed, fault.clone());
+        return graph_failure(fault);
     }
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return Failure::new(Outcome::Trapped, format!("the guest exited with status {code}"));
     }
     Failure::new(Outcome::Trapped, root)
+}
+
+/// A call that came to nothing because its graph did, under the graph's own code.
+pub fn graph_failure(error: &ComputeError) -> Failure {
+    let outcome = match error {
+        ComputeError::Cancelled => Outcome::Cancelled,
+        ComputeError::Unavailable => Outcome::HostFault,
+        _ => Outcome::ModelFailed,
+    };
+    Failure {
+        code: error.code().to_owned(),
+        retryable: matches!(error, ComputeError::QueueFull { .. } | ComputeError::Unavailable),
+        ..Failure::new(outcome, error.to_string())
+    }
 }
 
 fn explain(stop: &Stop, state: &State) -> String {

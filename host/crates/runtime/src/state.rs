@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domain::{Limits, Outcome, UsageCell};
+use inference::ComputeError;
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime::{AsContextMut, StoreContextMut, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -32,7 +33,7 @@ pub(crate) struct State {
     pub(crate) settings: Arc<BTreeMap<String, String>>,
     pub(crate) notes: Notes,
     /// What a graph said when it failed for reasons that are not the guest's.
-    pub(crate) graph_fault: Option<String>,
+    pub(crate) graph_fault: Option<ComputeError>,
     tensor_bytes: u64,
     /// Fuel that the cell knows of.
     counted_fuel: u64,
