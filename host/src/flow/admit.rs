@@ -6,12 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::{Limits, Name, TenantId};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Error;
 
+/// Uploads and deployments of one tenant at once: each holds a file in memory, a compiler or a new process.
+const TURNS: usize = 2;
+
 /// Places on this node: per deployment, per tenant and in all; a bounded queue per tenant.
-pub struct Admission(Arc<Inner>);
+pub struct Admission {
+    inner: Arc<Inner>,
+    turns: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+}
 
 struct Inner {
     /// Calls that run at once on the node.
@@ -50,11 +56,26 @@ pub struct Place {
 impl Admission {
     /// A node on which `node` calls run at once, of one tenant at most `tenant`.
     pub fn new(node: u32, tenant: u32) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             node: node.into(),
             tenant: tenant.into(),
             state: Mutex::default(),
-        }))
+        };
+        Self {
+            inner: Arc::new(inner),
+            turns: Mutex::default(),
+        }
+    }
+
+    /// Waits for the tenant's turn to publish or to deploy, before anything of the upload is read: what a tenant
+    /// sends at once waits in its connections, not in the host's memory.
+    pub async fn turn(&self, tenant: TenantId) -> Result<OwnedSemaphorePermit, Error> {
+        let turns = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = || Arc::new(Semaphore::new(TURNS));
+            turns.entry(tenant).or_insert_with(fresh).clone()
+        };
+        turns.acquire_owned().await.map_err(|_| Error::Internal)
     }
 
     /// Waits for a place within the deadline; a full queue or a missed deadline is refused.
@@ -69,9 +90,9 @@ impl Admission {
             ..
         } = *limits;
         let (waiting, started) = {
-            let mut state = self.0.state();
-            if self.0.fits(&state, tenant, deployment, concurrency) {
-                return Ok(self.0.take(&mut state, tenant, deployment.clone()));
+            let mut state = self.inner.state();
+            if self.inner.fits(&state, tenant, deployment, concurrency) {
+                return Ok(self.inner.take(&mut state, tenant, deployment.clone()));
             }
             let waiting = state.queue.iter().filter(|waiter| waiter.tenant == tenant);
             if waiting.count() as u64 >= queue {
@@ -88,7 +109,7 @@ impl Admission {
                 concurrency,
                 start,
             });
-            let inner = &*self.0;
+            let inner = &*self.inner;
             (Waiting { inner, ticket }, started)
         };
         let place = tokio::time::timeout(Duration::from_millis(deadline_ms), started).await;
@@ -101,7 +122,7 @@ impl Admission {
 
     /// Calls that wait for a place now.
     pub fn waiting(&self) -> u64 {
-        self.0.state().queue.len() as u64
+        self.inner.state().queue.len() as u64
     }
 }
 
@@ -229,8 +250,20 @@ mod tests {
         ));
         assert_eq!(admission.waiting(), 0);
         drop(held);
-        assert_eq!(admission.0.state().running, 0);
-        assert!(admission.0.state().tenants.is_empty() && admission.0.state().deployments.is_empty());
+        assert_eq!(admission.inner.state().running, 0);
+        assert!(admission.inner.state().tenants.is_empty() && admission.inner.state().deployments.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_publishes_two_things_at_once_and_holds_up_nobody_else() {
+        let admission = Admission::new(8, 8);
+        let first = admission.turn(tenant(1)).await.unwrap();
+        let _second = admission.turn(tenant(1)).await.unwrap();
+        let mut third = Box::pin(admission.turn(tenant(1)));
+        assert!(futures::poll!(&mut third).is_pending());
+        assert!(futures::poll!(Box::pin(admission.turn(tenant(2)))).is_ready());
+        drop(first);
+        assert!(third.await.is_ok());
     }
 
     #[tokio::test]

@@ -62,6 +62,12 @@ pub async fn release(
 ) -> Result<(Arc<db::Release>, Recorded), Error> {
     check(&spec)?;
     let resolved = resolve(app, tenant, spec).await?;
+    // `describe` runs like a call, but a deployment whose places are all taken must still be replaceable.
+    let limits = Limits {
+        concurrency: u64::MAX,
+        ..resolved.limits.clone()
+    };
+    let _place = app.admission.place(tenant, deployment, &limits).await?;
     let ((spec, body, bytes), recorded) = prove(app, tenant, deployment, resolved).await?;
     let stored = store(app, tenant, deployment, &spec, first).await;
     let (row, recorded) = recorded.with(stored)?;

@@ -40,9 +40,10 @@ pub async fn component(
     let store = async {
         let digest = Digest::of(&component);
         let bytes = component.len() as u64;
+        // No transaction is open while the bytes are written: that may take long.
+        app.blobs.put(digest, component).await?;
         let mut tx = app.db.tenant_tx(tenant).await?;
         room(app, &mut tx, digest, bytes).await?;
-        app.blobs.put(digest, component).await?;
         let stored = tx.component_revision_insert(&name, digest, bytes).await?;
         tx.commit().await?;
         Ok(stored)
@@ -57,14 +58,23 @@ async fn compile(app: &App, tenant: TenantId, upload: Bytes, cell: &Arc<UsageCel
         .inspect(upload, UploadCaps::default(), cell.clone())
         .await?;
     let component = Bytes::from(inspected.component);
+    let digest = Digest::of(&component);
+    // Compiled code takes room on the disk as well, so what has none is not compiled.
+    room(
+        app,
+        &mut app.db.tenant_tx(tenant).await?,
+        digest,
+        component.len() as u64,
+    )
+    .await?;
     app.runtime
-        .compile(code_id(tenant, Digest::of(&component)), component.clone(), cell)
+        .compile(code_id(tenant, digest), component.clone(), cell)
         .await?;
     Ok(component)
 }
 
 /// Refuses an upload for which the tenant has no room. It holds the tenant's other uploads off until the
-/// transaction ends, so the bytes are to be kept and noted in it. What is stored already takes no room.
+/// transaction ends, so the bytes are to be noted in it. What is stored already takes no room.
 async fn room(app: &App, tx: &mut db::TenantTx, digest: Digest, bytes: u64) -> Result<(), Error> {
     let storage = tx.storage(digest).await?;
     let limit_bytes = storage.max_bytes.unwrap_or(app.config.storage_max_mib << 20);
@@ -101,9 +111,9 @@ pub async fn graph(
     let (loaded, recorded) = recorded.with(loaded.unwrap_or(Err(Error::Internal)))?;
     let store = async {
         let bytes = upload.len() as u64;
+        app.blobs.put(digest, upload).await?;
         let mut tx = app.db.tenant_tx(tenant).await?;
         room(app, &mut tx, digest, bytes).await?;
-        app.blobs.put(digest, upload).await?;
         let stored = tx
             .graph_version_insert(&name, digest, bytes, ENCODING, loaded.signature())
             .await?;

@@ -49,6 +49,7 @@ async fn create(
     body: body::Json,
 ) -> Result<impl IntoResponse, Error> {
     let tenant = principal.manages()?;
+    let _turn = app.admission.turn(tenant).await?;
     let New {
         name,
         component,
@@ -74,6 +75,7 @@ async fn renew(
 ) -> Result<impl IntoResponse, Error> {
     let tenant = principal.manages()?;
     let name = named(&name)?;
+    let _turn = app.admission.turn(tenant).await?;
     let (row, recorded) = release(&app, tenant, &name, body.read().await?, false).await?;
     Ok(released(&row, &recorded))
 }

@@ -29,6 +29,7 @@ async fn upload(
 ) -> Result<impl IntoResponse, Error> {
     let tenant = principal.manages()?;
     let name = named(&name)?;
+    let _turn = app.admission.turn(tenant).await?;
     let bytes = body::upload(body, app.config.graph_max_mib << 20).await?;
     let published = publish::graph(&app, tenant, name, bytes).await?;
     Ok(super::published(&published, view))
