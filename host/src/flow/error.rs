@@ -80,9 +80,6 @@ pub enum Error {
     /// A graph that does not load.
     #[error(transparent)]
     Load(#[from] inference::LoadError),
-    /// A graph that does not take the call's tensors.
-    #[error(transparent)]
-    Compute(#[from] inference::ComputeError),
     /// Too many calls of the tenant wait.
     #[error("{queue} calls of this tenant wait already: try again in a second")]
     QueueFull {
@@ -98,6 +95,11 @@ pub enum Error {
     /// Postgres has been away for so long that the journal has no room for the records of new calls.
     #[error("the journal is filling because Postgres does not take its windows: try again later")]
     JournalFilling,
+    /// The journal has no room, because the ledger refuses what is in it.
+    #[error(
+        "the host cannot record calls because its ledger refuses a posting: its operator must look at /readyz"
+    )]
+    LedgerRefuses,
     /// The journal cannot be written, so that no call could be recorded.
     #[error("the host cannot keep records of calls: the operator must look after its disk and restart it")]
     JournalBroken,

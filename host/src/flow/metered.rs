@@ -49,7 +49,10 @@ where
     F: Future<Output = (Outcome, T)> + Send + 'static,
 {
     if app.journal.is_filling() {
-        return Err(Error::JournalFilling);
+        return Err(match app.ledger_fault() {
+            Some(_) => Error::LedgerRefuses,
+            None => Error::JournalFilling,
+        });
     }
     if app.journal.poisoned().is_some() {
         return Err(Error::JournalBroken);

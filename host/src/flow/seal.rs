@@ -136,10 +136,14 @@ async fn keep(app: &App, record: &Record) -> bool {
 /// They stay in the journal, the host says so and serves on while there is room.
 pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>, give_up: CancellationToken) {
     while let Some(posting) = postings.recv().await {
-        app.metrics.postings_waiting(postings.len() as u64 + 1);
+        if let Err(error) = app.journal.flush().await {
+            // After a power cut the ledger must hold nothing that the journal lost, or the host would not start.
+            tracing::error!(%error, "nothing is posted while the journal does not last");
+            return;
+        }
         let posted = tokio::select! {
             biased;
-            posted = until_posted(&app, &posting) => posted,
+            posted = until_posted(&app, &posting, &postings) => posted,
             () = give_up.cancelled() => {
                 tracing::warn!(left = postings.len() + 1, "postings stay in the journal for the next start");
                 return;
@@ -157,17 +161,17 @@ pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>,
 }
 
 /// Tries until Postgres takes the posting, or refuses it for what it says.
-///
-/// The journal is made to last first: after a power cut the ledger must hold nothing that the journal lost, or
-/// the host would refuse to start.
-async fn until_posted(app: &App, posting: &Posting) -> Result<(), db::DbError> {
-    if let Err(error) = app.journal.flush().await {
-        tracing::error!(%error, seq = posting.seq, "a posting may outlast its record in the journal");
-    }
+async fn until_posted(
+    app: &App,
+    posting: &Posting,
+    behind: &mpsc::UnboundedReceiver<Posting>,
+) -> Result<(), db::DbError> {
+    app.metrics.postings_waiting(behind.len() as u64 + 1);
     while let Err(error) = put(app, posting).await {
         if !matches!(error, db::DbError::Unavailable(_)) {
             return Err(error);
         }
+        app.metrics.postings_waiting(behind.len() as u64 + 1);
         tracing::warn!(%error, seq = posting.seq, "a posting waits for Postgres");
         tokio::time::sleep(RETRY).await;
     }

@@ -103,10 +103,13 @@ impl Problem {
         if let Some(recorded) = &self.recorded {
             headers.extend(cost(recorded, None));
         }
-        if matches!(
+        // What only the operator can mend is not better in a second.
+        let mendable = !matches!(self.code.as_str(), "journal_broken" | "ledger_refuses");
+        let busy = matches!(
             self.status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-        ) {
+        );
+        if busy && mendable {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
@@ -169,10 +172,10 @@ impl From<Error> for Problem {
                 logged(S::SERVICE_UNAVAILABLE, inner.code(), &error)
             }
             Error::Load(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
-            Error::Compute(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
             Error::QueueFull { .. } => problem(S::TOO_MANY_REQUESTS, "queue_full"),
             Error::QueueTimeout { .. } => problem(S::SERVICE_UNAVAILABLE, "queue_timeout"),
             Error::JournalFilling => problem(S::SERVICE_UNAVAILABLE, "journal_filling"),
+            Error::LedgerRefuses => problem(S::SERVICE_UNAVAILABLE, "ledger_refuses"),
             Error::JournalBroken => problem(S::SERVICE_UNAVAILABLE, "journal_broken"),
             Error::Draining => problem(S::SERVICE_UNAVAILABLE, "draining"),
             Error::Failed(failure) => Self {

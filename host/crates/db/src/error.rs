@@ -81,10 +81,12 @@ impl DbError {
 }
 
 /// Whether the server says that it cannot now what it may do later: it is going, coming, read-only, out of
-/// something or lets nobody in, or another transaction came in between. Nothing is wrong with the statement.
+/// something or lets nobody in, another transaction came in between, or this one took too long. Nothing is wrong
+/// with the statement.
 fn is_away(code: &str) -> bool {
     const CLASSES: [&str; 7] = ["08", "28", "3D", "40", "53", "57", "58"];
-    CLASSES.iter().any(|class| code.starts_with(class)) || ["25006", "55P03"].contains(&code)
+    CLASSES.iter().any(|class| code.starts_with(class))
+        || ["25006", "25P03", "25P04", "55P03"].contains(&code)
 }
 
 impl From<sqlx::Error> for DbError {
