@@ -66,9 +66,16 @@ impl<K: Hash + Eq + Clone, V: Clone> Fresh<K, V> {
                 let asked = Some(seen);
                 Ok(self.keep(key, Row { value, seen, asked }))
             }
-            (Err(Error::Db(db::DbError::Unavailable(_))), Some(row)) if now() - row.seen < GRACE => {
-                let asked = Some(now());
-                Ok(self.keep(key, Row { asked, ..row }))
+            (Err(error @ Error::Db(db::DbError::Unavailable(_))), Some(_)) => {
+                // Looked up again: meanwhile another may have learnt that it is gone, and that is final.
+                let mut rows = self.rows();
+                match rows.get_mut(&key).filter(|row| now() - row.seen < GRACE) {
+                    Some(row) => {
+                        row.asked = Some(now());
+                        Ok(row.value.clone())
+                    }
+                    None => Err(error),
+                }
             }
             (Err(error), _) => {
                 self.rows().remove(&key);
@@ -79,7 +86,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Fresh<K, V> {
 
     fn keep(&self, key: K, row: Row<V>) -> V {
         let mut rows = self.rows();
-        if rows.len() >= ROWS {
+        if rows.len() >= ROWS && !rows.contains_key(&key) {
             rows.clear();
         }
         let value = row.value.clone();
@@ -133,6 +140,19 @@ mod tests {
         assert_eq!(fresh.get_at(0, away, || last).await.unwrap(), 1);
         let over = fresh.get_at(0, away, || start + GRACE + TTL).await;
         assert!(matches!(over, Err(Error::Db(db::DbError::Unavailable(_)))));
+    }
+
+    #[tokio::test]
+    async fn what_another_learnt_to_be_gone_does_not_come_back() {
+        let (fresh, start) = known().await;
+        fresh.ask_again();
+        let slow = async || {
+            let gone = fresh.get_at(0, async || Err(Error::Unauthorised), || start).await;
+            assert!(matches!(gone, Err(Error::Unauthorised)));
+            away().await
+        };
+        assert!(fresh.get_at(0, slow, || start).await.is_err());
+        assert!(fresh.get_at(0, away, || start).await.is_err());
     }
 
     #[tokio::test]
