@@ -160,7 +160,7 @@ impl App {
                 path: shown(&data),
                 error,
             })?,
-            releases: Releases::default(),
+            releases: Releases::new(config.loaded_max_mib << 20),
             metrics: Metrics::default(),
             guests: ground.guests,
             meter: ground.meter.describe(),

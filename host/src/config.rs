@@ -71,6 +71,9 @@ pub struct ServeArgs {
     /// Bytes of components and graphs that a tenant may store unless an admin says otherwise, in MiB.
     #[arg(long, env = "WATTLE_STORAGE_MAX_MIB", default_value_t = 10_240, value_parser = clap::value_parser!(u64).range(..=1 << 40))]
     pub storage_max_mib: u64,
+    /// Code and graphs that stay loaded between calls, of all tenants together, in MiB.
+    #[arg(long, env = "WATTLE_LOADED_MAX_MIB", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(..=1 << 40))]
+    pub loaded_max_mib: u64,
     /// Address space of the process that a loaded graph runs in, in MiB.
     #[arg(long, env = "WATTLE_GRAPH_MEMORY_MIB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(256..=1_048_576))]
     pub graph_memory_mib: u64,

@@ -19,15 +19,6 @@ pub struct Bounds {
     pub bytes: u64,
 }
 
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            count: 256,
-            bytes: 4 << 30,
-        }
-    }
-}
-
 /// Loaded releases `V` of tenants, by `K`.
 ///
 /// Beyond its bounds it lets go, in this order: what was superseded; then what the tenant that holds most
@@ -85,6 +76,15 @@ impl<K: Hash + Eq + Clone, V> Loaded<K, V> {
         }
         while let Some(victim) = self.victim(&id) {
             self.entries.remove(&victim);
+        }
+    }
+
+    /// Forgets a release that could not be loaded, unless others are about to try.
+    pub fn drop_empty(&mut self, tenant: TenantId, key: K) {
+        let id = (tenant, key);
+        let is_empty = |entry: &Entry<V>| entry.slot.get().is_none() && !entry.is_held();
+        if self.entries.get(&id).is_some_and(is_empty) {
+            self.entries.remove(&id);
         }
     }
 
@@ -173,6 +173,20 @@ mod tests {
             cache.load(A, key, 20);
         }
         assert_eq!((cache.keys(A), cache.keys(B)), (vec![17, 18, 19], vec![0]));
+    }
+
+    #[test]
+    fn what_failed_to_load_leaves_nothing() {
+        let mut cache = Cache::new(4, 1_000);
+        let slot = cache.0.slot(A, 1);
+        cache.0.drop_empty(A, 1);
+        assert_eq!(cache.keys(A), [1], "another is about to load it");
+        drop(slot);
+        cache.0.drop_empty(A, 1);
+        assert_eq!(cache.keys(A), Vec::<u32>::new());
+        cache.load(A, 2, 1);
+        cache.0.drop_empty(A, 2);
+        assert_eq!(cache.keys(A), [2]);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub enum Body {
 /// A deployment's release, by number.
 type Id = (Name, u32);
 
+/// The most releases that stay loaded, however small they are: each has a process for every graph.
+const MAX_LOADED: usize = 256;
+
 /// The releases of this node: rows that are a second fresh, code that stays loaded within bounds.
 pub struct Releases {
     current: Fresh<(TenantId, Name), u32>,
@@ -44,18 +47,21 @@ pub struct Releases {
     loads: AtomicU64,
 }
 
-impl Default for Releases {
-    fn default() -> Self {
+impl Releases {
+    /// None yet; at most so many bytes of them stay loaded.
+    pub fn new(max_bytes: u64) -> Self {
+        let bounds = Bounds {
+            count: MAX_LOADED,
+            bytes: max_bytes,
+        };
         Self {
             current: Fresh::default(),
             rows: Fresh::default(),
-            loaded: Mutex::new(Loaded::new(Bounds::default())),
+            loaded: Mutex::new(Loaded::new(bounds)),
             loads: AtomicU64::new(0),
         }
     }
-}
 
-impl Releases {
     /// The row of a release: the named one, or the one that the deployment points to.
     pub async fn row(
         &self,
@@ -104,8 +110,11 @@ impl Releases {
             Ok(Arc::new(Release::new(row.clone(), body)))
         };
         let release = slot.get_or_try_init(load).await.cloned();
-        if let Some(bytes) = loaded_bytes {
-            self.loaded().sized(tenant, key, bytes);
+        drop(slot);
+        match loaded_bytes {
+            Some(bytes) => self.loaded().sized(tenant, key, bytes),
+            None if release.is_err() => self.loaded().drop_empty(tenant, key),
+            None => {}
         }
         release
     }
