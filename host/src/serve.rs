@@ -97,10 +97,10 @@ async fn run(
             .context("the database could not be opened")?,
         guests,
         compiler: CompilerCommand {
-            program: std::env::current_exe()?,
+            program: this_program()?,
             args: vec!["compile-child".into()],
         },
-        graph_worker: WorkerOptions::new(std::env::current_exe()?, vec!["graph-worker".into()]),
+        graph_worker: WorkerOptions::new(this_program()?, vec!["graph-worker".into()]),
     };
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
@@ -126,6 +126,16 @@ async fn run(
     admin.abort();
     app.db.close().await;
     Ok(())
+}
+
+/// The program that runs now, also when another has taken its place on the disk: what it starts must speak as
+/// it does.
+fn this_program() -> std::io::Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        Ok("/proc/self/exe".into())
+    } else {
+        std::env::current_exe()
+    }
 }
 
 async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
