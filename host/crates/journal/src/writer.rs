@@ -97,10 +97,13 @@ pub(crate) fn run(writer: &Mutex<Writer>, mut commands: mpsc::Receiver<Command>)
     }
 }
 
-/// A panic in the middle of a write leaves a frame that the next start cuts off; nothing may follow it, and
-/// `write` sees to that.
+/// A panic may leave half a frame, or a record that the state does not know: nothing may follow it.
 fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
-    writer.lock().unwrap_or_else(PoisonError::into_inner)
+    writer.lock().unwrap_or_else(|panicked| {
+        let writer = PoisonError::into_inner(panicked);
+        writer.shared.poison("a panic while writing");
+        writer
+    })
 }
 
 pub(crate) struct Writer {
