@@ -147,7 +147,7 @@ impl Keys {
     }
 }
 
-/// Who holds a key that is only for making an admin key.
+/// Who holds a key that is good until the next admin key is made.
 const FIRST_ADMIN: Principal = Principal {
     key: KeyId(uuid::Uuid::nil()),
     role: Role::Admin,

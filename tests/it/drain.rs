@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use anyhow::ensure;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::process::HostProcess;
@@ -107,6 +108,7 @@ async fn a_call_in_flight_at_sigterm_is_answered() -> anyhow::Result<()> {
     let call = tokio::spawn(call.send());
     let ops = host.ops()?;
     while !running(&ops).await? {
+        ensure!(!call.is_finished(), "the call ended before it was seen to run");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     host.terminate().await?;

@@ -159,6 +159,7 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("POST", "/api/v1/tenants", r#"{"name":"A"}"#, "a"),
     ("GET", "/api/v1/tenants", "", "a"),
     ("GET", "/api/v1/tenants/nobody", "", "a"),
+    ("PUT", "/api/v1/tenants/nobody/storage", r#"{"max_bytes":1}"#, "a"),
     ("POST", "/api/v1/keys", r#"{"name":"","role":"admin"}"#, "a"),
     ("GET", "/api/v1/keys", "", "a"),
     ("DELETE", "/api/v1/keys/nobody", "", "a"),

@@ -45,6 +45,8 @@ async fn a_tenants_storage_has_a_quota() -> anyhow::Result<()> {
     assert_eq!(set(&tenant.manage, json!(limit)).await?.code(), "forbidden");
     assert_eq!(set(&host.admin, json!(-1)).await?.code(), "invalid_field");
     assert_eq!(set(&host.admin, json!(u64::MAX)).await?.code(), "invalid_field");
+    let silent = host.admin.request("PUT".parse()?, &quota).json(&json!({}));
+    assert_eq!(host.admin.send(silent).await?.code(), "invalid_field");
     let shown = set(&host.admin, json!(limit)).await?.expect(200)?;
     assert_eq!(shown["storage_max_bytes"], limit);
 
@@ -136,7 +138,7 @@ async fn eviction_under_load_breaks_no_call() -> anyhow::Result<()> {
     });
     futures::future::try_join_all(calls).await?;
     assert!(
-        host.app.releases.loads() > 25,
+        host.app.releases.loads() >= 24,
         "{} loads",
         host.app.releases.loads()
     );

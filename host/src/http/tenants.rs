@@ -82,7 +82,8 @@ async fn one(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StorageQuota {
-    /// Null for the host's default.
+    /// Null for the host's default; it must be said.
+    #[serde(deserialize_with = "Option::deserialize")]
     max_bytes: Option<u64>,
 }
 

@@ -4,8 +4,9 @@
 //! span, whose energy is placed. A root seen first, or in a new boot, gives a baseline that charges
 //! nothing: the posting then has a row that starts there. The ledger takes one row per root and posting,
 //! so whoever seals lets no window span two boots of a root: [`Sealer::boots_anew`] says when to seal
-//! first. Only what finds a boot within the slices it is given makes two rows of it. A counter that falls within a boot is not believed: the root waits where it was.
-//! When a root missed slices, nobody knows when the energy was taken: it is `unattributed`. Rows start
+//! first. Only what finds a boot within the slices it is given makes two rows of it.
+//!
+//! A counter that falls within a boot is not believed: the root waits where it was. When a root missed slices, nobody knows when the energy was taken: it is `unattributed`. Rows start
 //! where the row before them of the same root and boot ended, whatever happened between, so that for
 //! each root and window Σ transfers = Σ (end − start), to the microjoule.
 //!

@@ -131,6 +131,7 @@ async fn have_a_tenant_if_their_role_does(_: PgPoolOptions, options: PgConnectOp
     fixture.finish().await;
 }
 
+/// The next event; news that never come fail the test instead of hanging it.
 async fn next(events: &mut KeyEvents) -> Result<KeyEvent, DbError> {
     tokio::time::timeout(std::time::Duration::from_secs(20), events.next())
         .await
