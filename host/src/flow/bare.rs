@@ -57,7 +57,7 @@ async fn compute(
         result = &mut running => result,
         () = tokio::time::sleep_until(inv.deadline) => {
             inv.cancel.cancel();
-            // It ends soon; whatever it says now comes too late.
+            // It ends soon, unless it is loading its graph again; whatever it says now comes too late.
             let _ = running.await;
             let passed = format!("{} ms passed: raise limits.deadline_ms", inv.limits.deadline_ms);
             return Err(Failure::new(Outcome::DeadlineExceeded, passed));

@@ -57,8 +57,8 @@ impl Guard {
             .map(|&outcome| Stop::new(outcome, "the call was stopped"))
     }
 
-    /// Whether a graph works for the call just now. A stopped call waits for it, which is not long, so
-    /// that the work is in the cell before the call ends.
+    /// Whether a graph works for the call just now. A stopped call waits for it, so that the work is in the
+    /// cell before the call ends: a short grace, but as long as a load may take where its process is new.
     pub(crate) fn set_computing(&self, computing: bool) {
         self.computing.store(computing, Ordering::Relaxed);
     }
