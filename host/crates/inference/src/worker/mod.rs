@@ -248,7 +248,7 @@ impl Runner for WorkerRunner {
     }
 
     fn is_spent(&mut self) -> bool {
-        self.process.as_mut().is_none_or(Process::has_ended)
+        self.process.as_ref().is_none_or(Process::has_ended)
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
@@ -142,6 +142,11 @@ impl Process {
         // One that has ended already keeps its own status.
         let by_itself = self.has_ended();
         let _ = self.child.start_kill();
+        // Giving back its memory is work as well. Its clock stands when that is done, and is gone once it was
+        // waited for.
+        if let Some(pid) = self.pid() {
+            let _ = tokio::task::spawn_blocking(move || dead(pid, WaitIdOptions::empty())).await;
+        }
         sample(self.clock, &mut self.seen_ns, spend);
         let status = self.child.wait().await;
         let complaint = timeout(LAST_WORDS, self.complaint).await;
@@ -154,8 +159,12 @@ impl Process {
     }
 
     /// Whether it has ended by itself: the kernel takes it where memory is short.
-    pub(super) fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+    pub(super) fn has_ended(&self) -> bool {
+        self.pid().is_none_or(|pid| dead(pid, WaitIdOptions::NOHANG))
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.child.id()?).ok()?)
     }
 
     /// The most memory that it had at once, in bytes.
@@ -177,6 +186,12 @@ impl Bounds {
             None
         }
     }
+}
+
+/// Whether a child is dead, without taking its status; waits for it unless `options` say otherwise.
+fn dead(pid: Pid, options: WaitIdOptions) -> bool {
+    let options = options | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
 }
 
 /// Tells what the process used beyond what is known.
