@@ -1,5 +1,6 @@
 //! Bearer keys: minting, hashing, and a cache that forgets within a second.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,12 +59,15 @@ struct Recovery {
     path: PathBuf,
 }
 
-/// Writes a fresh recovery key (mode 0600) into a data directory, for its host to read at the next start.
-/// Whoever can do both has the host in hand anyway.
+/// Writes a fresh recovery key (mode 0600, of the directory's owner) into a data directory, for its host to read
+/// at the next start. Whoever can do both has the host in hand anyway.
 pub fn write_recovery(data: &Path) -> Result<PathBuf, std::io::Error> {
     let path = data.join(RECOVERY);
     let secret = Secret::mint()?;
     crate::secret_file::write(&path, format!("{}\n", secret.reveal()).as_bytes())?;
+    // Root may write it for a host that runs as somebody else.
+    let owner = std::fs::metadata(data)?;
+    std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))?;
     Ok(path)
 }
 
@@ -181,5 +185,25 @@ pub async fn heed_revocations(app: Arc<App>) {
             tracing::debug!(%error, "no news of revocations");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_key_belongs_to_whom_the_directory_does() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let data = tempfile::tempdir().unwrap();
+        // Root may give it away; others may not, and then both are theirs.
+        let _ = std::os::unix::fs::chown(data.path(), Some(65_534), Some(65_534));
+        let (key, folder) = (
+            write_recovery(data.path()).unwrap(),
+            data.path().metadata().unwrap(),
+        );
+        let key = key.metadata().unwrap();
+        assert_eq!((key.uid(), key.gid()), (folder.uid(), folder.gid()));
+        assert_eq!(key.permissions().mode() & 0o777, 0o600);
     }
 }
