@@ -17,6 +17,7 @@ mod embed;
 mod hostile_graph;
 mod keys;
 mod ocr;
+mod openapi;
 mod parameters;
 mod pipelines;
 mod recovery;

@@ -2,76 +2,131 @@
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use serde_json::{Value, json};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::Response;
+use domain::{Digest, Name};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::{Shared, body, listed, named};
+use super::extract::Path;
+use super::refusals::{Keyed, Named, Running, Uploading};
+use super::{Charged, Items, Shared, listed, named, schema, uploads};
 use crate::app::App;
 use crate::flow::{Error, publish};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/components", get(list))
-        .route("/api/v1/components/{name}/revisions", get(revisions).post(upload))
-        .layer(axum::extract::DefaultBodyLimit::disable())
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_components))
+        .routes(routes!(list_revisions, upload_component))
+        .layer(DefaultBodyLimit::disable())
 }
 
-async fn upload(
+/// A component: everything that was uploaded under one name.
+#[derive(Serialize, ToSchema)]
+struct Component {
+    /// Its name.
+    #[schema(value_type = schema::Name)]
+    component: Name,
+    /// How many revisions it has.
+    revisions: u64,
+    /// The newest of them.
+    #[schema(value_type = schema::Digest)]
+    newest: Digest,
+    /// When that was uploaded.
+    #[serde(with = "time::serde::rfc3339")]
+    uploaded_at: OffsetDateTime,
+}
+
+impl From<db::Component> for Component {
+    fn from(row: db::Component) -> Self {
+        Self {
+            component: row.name,
+            revisions: row.revisions,
+            newest: row.newest,
+            uploaded_at: row.uploaded_at,
+        }
+    }
+}
+
+/// One upload of a component; it never changes.
+#[derive(Serialize, ToSchema)]
+struct Revision {
+    /// The component's name.
+    #[schema(value_type = schema::Name)]
+    component: Name,
+    /// The digest of its bytes.
+    #[schema(value_type = schema::Digest)]
+    revision: Digest,
+    /// How many bytes it has.
+    bytes: u64,
+    /// When it was uploaded.
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+impl From<db::Revision> for Revision {
+    fn from(row: db::Revision) -> Self {
+        Self {
+            component: row.component,
+            revision: row.digest,
+            bytes: row.bytes,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// List components
+#[utoipa::path(
+    get, path = "/api/v1/components", tag = "components",
+    responses((status = 200, body = Items<Component>, description = "The tenant's components."), Keyed)
+)]
+async fn list_components(State(app): Shared, principal: Principal) -> Result<Json<Items<Component>>, Error> {
+    let mut tx = app.db.tenant_tx(principal.reads()?).await?;
+    Ok(listed(tx.components_list().await?))
+}
+
+/// List a component's revisions
+#[utoipa::path(
+    get, path = "/api/v1/components/{name}/revisions", tag = "components",
+    params(("name" = schema::Name, Path, description = "The component's name.")),
+    responses((status = 200, body = Items<Revision>, description = "Its revisions, the newest first."), Keyed, Named)
+)]
+async fn list_revisions(
+    State(app): Shared,
+    principal: Principal,
+    Path(name): Path<String>,
+) -> Result<Json<Items<Revision>>, Error> {
+    let name = named(&name)?;
+    let mut tx = app.db.tenant_tx(principal.reads()?).await?;
+    uploads::all("component", &name, tx.revisions_list(&name).await?)
+}
+
+/// Upload a component
+///
+/// The body is a WebAssembly component, or a core module with its WIT embedded. It is inspected and compiled before
+/// it is kept, and the tenant is charged for that work. The same bytes again are the same revision.
+#[utoipa::path(
+    post, path = "/api/v1/components/{name}/revisions", tag = "components",
+    params(("name" = schema::Name, Path, description = "The component's name; the first upload makes it.")),
+    request_body(content = schema::File, content_type = "application/wasm", description = "The component's bytes."),
+    responses(
+        (status = 201, body = Charged<Revision>, description = "A new revision."),
+        (status = 200, body = Charged<Revision>, description = "These bytes were there already."),
+        Keyed, Uploading, Running
+    )
+)]
+async fn upload_component(
     State(app): Shared,
     principal: Principal,
     Path(name): Path<String>,
     body: Body,
-) -> Result<impl IntoResponse, Error> {
-    let tenant = principal.manages()?;
-    let name = named(&name)?;
-    let _turn = app.admission.turn(tenant).await?;
-    let bytes = body::upload(body, app.config.component_max_mib << 20).await?;
-    let published = publish::component(&app, tenant, name, bytes).await?;
-    Ok(super::published(&published, view))
-}
-
-async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {
-    let rows = app
-        .db
-        .tenant_tx(principal.reads()?)
-        .await?
-        .components_list()
-        .await?;
-    Ok(listed(rows.iter().map(|row| {
-        json!({
-            "component": row.name,
-            "revisions": row.revisions,
-            "newest": row.newest,
-            "uploaded_at": super::instant(row.uploaded_at),
-        })
-    })))
-}
-
-async fn revisions(
-    State(app): Shared,
-    principal: Principal,
-    Path(name): Path<String>,
-) -> Result<impl IntoResponse, Error> {
-    let name = named(&name)?;
-    let rows = app
-        .db
-        .tenant_tx(principal.reads()?)
-        .await?
-        .revisions_list(&name)
-        .await?;
-    super::uploads("component", &name, rows.iter().map(view))
-}
-
-fn view(row: &db::Revision) -> Value {
-    json!({
-        "component": row.component,
-        "revision": row.digest,
-        "bytes": row.bytes,
-        "created_at": super::instant(row.created_at),
-    })
+) -> Result<Response, Error> {
+    let limit_bytes = app.config.component_max_mib << 20;
+    uploads::take::<Revision, _, _>(&app, &principal, &name, body, limit_bytes, publish::component).await
 }

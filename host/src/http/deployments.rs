@@ -3,54 +3,220 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use domain::{Limits, Name};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use domain::{Digest, Limits, Name, Signature};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Principal;
+use super::extract::Path;
 use super::problem::cost;
-use super::{Shared, body, listed, named};
+use super::refusals::{Bodied, Keyed, Named, Running, Taken};
+use super::{Charged, Items, Shared, body, listed, named, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::deploy::{Pick, Spec, release};
 use crate::flow::metered::Recorded;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/deployments", get(list).post(create))
-        .route("/api/v1/deployments/{name}", get(one).delete(hide))
-        .route("/api/v1/deployments/{name}/releases", post(renew))
-        .route("/api/v1/deployments/{name}/releases/{number}", get(release_of))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_deployments, create_deployment))
+        .routes(routes!(get_deployment, delete_deployment))
+        .routes(routes!(create_release))
+        .routes(routes!(get_release))
 }
 
-/// [`Spec`] with a name; spelled out, since a flattened one would not say where an error is.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct New {
+/// A named route, as a list shows it.
+#[derive(Serialize, ToSchema)]
+struct Deployment {
+    /// Its name.
+    #[schema(value_type = schema::Name)]
     name: Name,
+    /// The release that it points to.
+    release: u32,
+    /// When the deployment was made.
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+impl From<db::Deployment> for Deployment {
+    fn from(row: db::Deployment) -> Self {
+        Self {
+            name: row.name,
+            release: row.current.number,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// What a deployment runs; it never changes.
+#[derive(Serialize, ToSchema)]
+struct Release {
+    /// The deployment's name.
+    #[schema(value_type = schema::Name)]
+    name: Name,
+    /// Counts the deployment's releases from 1.
+    release: u32,
+    /// The code; null where the one graph is served as it is.
+    component: Option<ComponentRef>,
+    /// Graphs by the alias under which the code loads them.
+    graphs: BTreeMap<String, GraphRef>,
+    /// What the code reads as its configuration.
+    settings: BTreeMap<String, String>,
+    /// What one call may use.
+    #[schema(value_type = schema::Limits)]
+    limits: Limits,
+    /// What it takes and gives.
+    #[schema(value_type = schema::Signature)]
+    signature: Signature,
+    /// When the release was made.
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+/// One revision of a component.
+#[derive(Serialize, ToSchema)]
+struct ComponentRef {
+    /// The component's name.
+    #[schema(value_type = schema::Name)]
+    name: Name,
+    /// The digest of its bytes.
+    #[schema(value_type = schema::Digest)]
+    revision: Digest,
+}
+
+/// One version of a graph.
+#[derive(Serialize, ToSchema)]
+struct GraphRef {
+    /// The graph's name.
+    #[schema(value_type = schema::Name)]
+    name: Name,
+    /// The digest of its bytes.
+    #[schema(value_type = schema::Digest)]
+    version: Digest,
+}
+
+impl From<&db::Release> for Release {
+    fn from(row: &db::Release) -> Self {
+        let spec = row.spec.clone();
+        let graph = |graph: db::GraphRef| GraphRef {
+            name: graph.name,
+            version: graph.version,
+        };
+        Self {
+            name: row.deployment.clone(),
+            release: row.number,
+            component: spec
+                .component
+                .map(|(name, revision)| ComponentRef { name, revision }),
+            graphs: spec
+                .graphs
+                .into_iter()
+                .map(|(alias, at)| (alias, graph(at)))
+                .collect(),
+            settings: spec.settings,
+            limits: spec.limits,
+            signature: spec.signature,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// List deployments
+#[utoipa::path(
+    get, path = "/api/v1/deployments", tag = "deployments",
+    responses((status = 200, body = Items<Deployment>, description = "The tenant's deployments."), Keyed)
+)]
+async fn list_deployments(
+    State(app): Shared,
+    principal: Principal,
+) -> Result<Json<Items<Deployment>>, Error> {
+    let mut tx = app.db.tenant_tx(principal.reads()?).await?;
+    Ok(listed(tx.deployments_list().await?))
+}
+
+/// What a deployment is to run.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewRelease {
+    /// The code; without it exactly one graph is served as it is.
     #[serde(default)]
+    #[schema(value_type = Option<schema::ComponentPick>)]
     component: Option<Pick>,
+    /// Graphs by the alias under which the code loads them, at most 16.
     #[serde(default)]
+    #[schema(value_type = HashMap<String, schema::GraphPick>)]
     graphs: BTreeMap<Name, Pick>,
+    /// What the code reads as its configuration: at most 64 KiB, keys and values together.
     #[serde(default)]
     settings: BTreeMap<String, String>,
+    /// What differs from the default limits.
     #[serde(default)]
+    #[schema(value_type = schema::Limits)]
     limits: Limits,
 }
 
-async fn create(
+/// A deployment that is to be. [`NewRelease`] with a name; spelled out, since a flattened one would not say where
+/// an error is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(description = "A deployment that is to be, and what it is to run.")]
+struct NewDeployment {
+    /// A name that no other deployment of the tenant has.
+    #[schema(value_type = schema::Name)]
+    name: Name,
+    /// The code; without it exactly one graph is served as it is.
+    #[serde(default)]
+    #[schema(value_type = Option<schema::ComponentPick>)]
+    component: Option<Pick>,
+    /// Graphs by the alias under which the code loads them, at most 16.
+    #[serde(default)]
+    #[schema(value_type = HashMap<String, schema::GraphPick>)]
+    graphs: BTreeMap<Name, Pick>,
+    /// What the code reads as its configuration: at most 64 KiB, keys and values together.
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
+    /// What differs from the default limits.
+    #[serde(default)]
+    #[schema(value_type = schema::Limits)]
+    limits: Limits,
+}
+
+/// A new release, and what making it cost.
+fn released(row: &db::Release, recorded: &Recorded) -> impl IntoResponse + use<> {
+    let charged = Charged {
+        made: Release::from(row),
+        invocation: recorded.finished.call.invocation,
+    };
+    (StatusCode::CREATED, cost(recorded, None), Json(charged))
+}
+
+/// Make a deployment
+///
+/// Its graphs are loaded and its code is asked for its signature before the deployment is there; the tenant is
+/// charged for that work. Call it at `/v2/models/{name}/infer`.
+#[utoipa::path(
+    post, path = "/api/v1/deployments", tag = "deployments",
+    request_body = NewDeployment,
+    responses(
+        (status = 201, body = Charged<Release>, description = "The deployment's first release."),
+        Keyed, Named, Bodied, Taken, Running
+    )
+)]
+async fn create_deployment(
     State(app): Shared,
     principal: Principal,
     body: body::Json,
 ) -> Result<impl IntoResponse, Error> {
     let tenant = principal.manages()?;
     let _turn = app.admission.turn(tenant).await?;
-    let New {
+    let NewDeployment {
         name,
         component,
         graphs,
@@ -67,69 +233,37 @@ async fn create(
     Ok(released(&row, &recorded))
 }
 
-async fn renew(
+/// Get a deployment
+///
+/// The answer is the release that it points to.
+#[utoipa::path(
+    get, path = "/api/v1/deployments/{name}", tag = "deployments",
+    params(("name" = schema::Name, Path, description = "The deployment's name.")),
+    responses((status = 200, body = Release, description = "What it runs."), Keyed, Named)
+)]
+async fn get_deployment(
     State(app): Shared,
     principal: Principal,
     Path(name): Path<String>,
-    body: body::Json,
-) -> Result<impl IntoResponse, Error> {
-    let tenant = principal.manages()?;
-    let name = named(&name)?;
-    let _turn = app.admission.turn(tenant).await?;
-    let (row, recorded) = release(&app, tenant, &name, body.read().await?, false).await?;
-    Ok(released(&row, &recorded))
+) -> Result<Json<Release>, Error> {
+    let tenant = principal.reads()?;
+    let row = app.releases.row(&app, tenant, &named(&name)?, None).await?;
+    Ok(Json(Release::from(&*row)))
 }
 
-async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {
-    let rows = app
-        .db
-        .tenant_tx(principal.reads()?)
-        .await?
-        .deployments_list()
-        .await?;
-    Ok(listed(rows.iter().map(|row| {
-        json!({
-            "name": row.name,
-            "release": row.current.number,
-            "created_at": super::instant(row.created_at),
-        })
-    })))
-}
-
-async fn one(
+/// Delete a deployment
+///
+/// It takes no more calls, and its name is free again. What the ledger says of it stays.
+#[utoipa::path(
+    delete, path = "/api/v1/deployments/{name}", tag = "deployments",
+    params(("name" = schema::Name, Path, description = "The deployment's name.")),
+    responses((status = 204, description = "It is gone."), Keyed, Named)
+)]
+async fn delete_deployment(
     State(app): Shared,
     principal: Principal,
     Path(name): Path<String>,
-) -> Result<impl IntoResponse, Error> {
-    Ok(Json(view(
-        &*app
-            .releases
-            .row(&app, principal.reads()?, &named(&name)?, None)
-            .await?,
-    )))
-}
-
-async fn release_of(
-    State(app): Shared,
-    principal: Principal,
-    Path((name, number)): Path<(String, String)>,
-) -> Result<impl IntoResponse, Error> {
-    let number = number
-        .parse()
-        .map_err(|_| Error::not_found("release", format!("{name}/{number}")))?;
-    Ok(Json(view(
-        &*app
-            .releases
-            .row(&app, principal.reads()?, &named(&name)?, Some(number))
-            .await?,
-    )))
-}
-
-async fn hide(
-    State(app): Shared,
-    principal: Principal,
-    Path(name): Path<String>,
-) -> Result<impl IntoResponse, Error> {
+) -> Result<StatusCode, Error> {
     let tenant = principal.manages()?;
     let name = named(&name)?;
     let mut tx = app.db.tenant_tx(tenant).await?;
@@ -142,28 +276,62 @@ async fn hide(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A new release, and what making it cost.
-fn released(row: &db::Release, recorded: &Recorded) -> impl IntoResponse + use<> {
-    let mut view = view(row);
-    view["invocation"] = json!(recorded.finished.call.invocation);
-    (StatusCode::CREATED, cost(recorded, None), Json(view))
+/// Make a release
+///
+/// The deployment points to it as soon as it is there; a release that cannot start changes nothing.
+#[utoipa::path(
+    post, path = "/api/v1/deployments/{name}/releases", tag = "deployments",
+    params(("name" = schema::Name, Path, description = "The deployment's name.")),
+    request_body = NewRelease,
+    responses(
+        (status = 201, body = Charged<Release>, description = "The release."),
+        Keyed, Named, Bodied, Running
+    )
+)]
+async fn create_release(
+    State(app): Shared,
+    principal: Principal,
+    Path(name): Path<String>,
+    body: body::Json,
+) -> Result<impl IntoResponse, Error> {
+    let tenant = principal.manages()?;
+    let name = named(&name)?;
+    let _turn = app.admission.turn(tenant).await?;
+    let NewRelease {
+        component,
+        graphs,
+        settings,
+        limits,
+    } = body.read().await?;
+    let spec = Spec {
+        component,
+        graphs,
+        settings,
+        limits,
+    };
+    let (row, recorded) = release(&app, tenant, &name, spec, false).await?;
+    Ok(released(&row, &recorded))
 }
 
-fn view(row: &db::Release) -> Value {
-    let graphs = row.spec.graphs.iter().map(|(alias, graph)| {
-        (
-            alias.clone(),
-            json!({ "name": graph.name, "version": graph.version }),
-        )
-    });
-    json!({
-        "name": row.deployment,
-        "release": row.number,
-        "component": row.spec.component.as_ref().map(|(name, revision)| json!({ "name": name, "revision": revision })),
-        "graphs": graphs.collect::<serde_json::Map<_, _>>(),
-        "settings": row.spec.settings,
-        "limits": row.spec.limits,
-        "signature": row.spec.signature,
-        "created_at": super::instant(row.created_at),
-    })
+/// Get a release
+#[utoipa::path(
+    get, path = "/api/v1/deployments/{name}/releases/{number}", tag = "deployments",
+    params(
+        ("name" = schema::Name, Path, description = "The deployment's name."),
+        ("number" = u32, Path, description = "The release's number."),
+    ),
+    responses((status = 200, body = Release, description = "The release."), Keyed, Named)
+)]
+async fn get_release(
+    State(app): Shared,
+    principal: Principal,
+    Path((name, number)): Path<(String, String)>,
+) -> Result<Json<Release>, Error> {
+    let missing = |_| Error::not_found("release", format!("{name}/{number}"));
+    let (tenant, number) = (principal.reads()?, number.parse().map_err(missing)?);
+    let row = app
+        .releases
+        .row(&app, tenant, &named(&name)?, Some(number))
+        .await?;
+    Ok(Json(Release::from(&*row)))
 }

@@ -2,73 +2,139 @@
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use serde_json::{Value, json};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::Response;
+use domain::{Digest, Name, Signature};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::{Shared, body, listed, named};
+use super::extract::Path;
+use super::refusals::{Keyed, Named, Running, Uploading};
+use super::{Charged, Items, Shared, listed, named, schema, uploads};
 use crate::app::App;
 use crate::flow::{Error, publish};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/graphs", get(list))
-        .route("/api/v1/graphs/{name}/versions", get(versions).post(upload))
-        .layer(axum::extract::DefaultBodyLimit::disable())
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_graphs))
+        .routes(routes!(list_versions, upload_graph))
+        .layer(DefaultBodyLimit::disable())
 }
 
-async fn upload(
+/// A graph: every model that was uploaded under one name.
+#[derive(Serialize, ToSchema)]
+struct Graph {
+    /// Its name.
+    #[schema(value_type = schema::Name)]
+    graph: Name,
+    /// How many versions it has.
+    versions: u64,
+    /// The newest of them.
+    #[schema(value_type = schema::Digest)]
+    newest: Digest,
+    /// When that was uploaded.
+    #[serde(with = "time::serde::rfc3339")]
+    uploaded_at: OffsetDateTime,
+}
+
+impl From<db::Graph> for Graph {
+    fn from(row: db::Graph) -> Self {
+        Self {
+            graph: row.name,
+            versions: row.versions,
+            newest: row.newest,
+            uploaded_at: row.uploaded_at,
+        }
+    }
+}
+
+/// One upload of a graph; it never changes.
+#[derive(Serialize, ToSchema)]
+struct GraphVersion {
+    /// The graph's name.
+    #[schema(value_type = schema::Name)]
+    graph: Name,
+    /// The digest of its bytes.
+    #[schema(value_type = schema::Digest)]
+    version: Digest,
+    /// How many bytes it has.
+    bytes: u64,
+    /// The file's format.
+    #[schema(example = "onnx")]
+    encoding: String,
+    /// What it takes and gives.
+    #[schema(value_type = schema::Signature)]
+    signature: Signature,
+    /// When it was uploaded.
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+impl From<db::GraphVersion> for GraphVersion {
+    fn from(row: db::GraphVersion) -> Self {
+        Self {
+            graph: row.graph,
+            version: row.digest,
+            bytes: row.bytes,
+            encoding: row.encoding,
+            signature: row.signature,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// List graphs
+#[utoipa::path(
+    get, path = "/api/v1/graphs", tag = "graphs",
+    responses((status = 200, body = Items<Graph>, description = "The tenant's graphs."), Keyed)
+)]
+async fn list_graphs(State(app): Shared, principal: Principal) -> Result<Json<Items<Graph>>, Error> {
+    let mut tx = app.db.tenant_tx(principal.reads()?).await?;
+    Ok(listed(tx.graphs_list().await?))
+}
+
+/// List a graph's versions
+#[utoipa::path(
+    get, path = "/api/v1/graphs/{name}/versions", tag = "graphs",
+    params(("name" = schema::Name, Path, description = "The graph's name.")),
+    responses((status = 200, body = Items<GraphVersion>, description = "Its versions, the newest first."), Keyed, Named)
+)]
+async fn list_versions(
+    State(app): Shared,
+    principal: Principal,
+    Path(name): Path<String>,
+) -> Result<Json<Items<GraphVersion>>, Error> {
+    let name = named(&name)?;
+    let mut tx = app.db.tenant_tx(principal.reads()?).await?;
+    uploads::all("graph", &name, tx.graph_versions_list(&name).await?)
+}
+
+/// Upload a graph
+///
+/// The body is an ONNX model in one file. It is loaded once before it is kept, and the tenant is charged for that
+/// work. The same bytes again are the same version.
+#[utoipa::path(
+    post, path = "/api/v1/graphs/{name}/versions", tag = "graphs",
+    params(("name" = schema::Name, Path, description = "The graph's name; the first upload makes it.")),
+    request_body(content = schema::File, content_type = "application/octet-stream", description = "The model's bytes."),
+    responses(
+        (status = 201, body = Charged<GraphVersion>, description = "A new version."),
+        (status = 200, body = Charged<GraphVersion>, description = "These bytes were there already."),
+        Keyed, Uploading, Running
+    )
+)]
+async fn upload_graph(
     State(app): Shared,
     principal: Principal,
     Path(name): Path<String>,
     body: Body,
-) -> Result<impl IntoResponse, Error> {
-    let tenant = principal.manages()?;
-    let name = named(&name)?;
-    let _turn = app.admission.turn(tenant).await?;
-    let bytes = body::upload(body, app.config.graph_max_mib << 20).await?;
-    let published = publish::graph(&app, tenant, name, bytes).await?;
-    Ok(super::published(&published, view))
-}
-
-async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {
-    let rows = app.db.tenant_tx(principal.reads()?).await?.graphs_list().await?;
-    Ok(listed(rows.iter().map(|row| {
-        json!({
-            "graph": row.name,
-            "versions": row.versions,
-            "newest": row.newest,
-            "uploaded_at": super::instant(row.uploaded_at),
-        })
-    })))
-}
-
-async fn versions(
-    State(app): Shared,
-    principal: Principal,
-    Path(name): Path<String>,
-) -> Result<impl IntoResponse, Error> {
-    let name = named(&name)?;
-    let rows = app
-        .db
-        .tenant_tx(principal.reads()?)
-        .await?
-        .graph_versions_list(&name)
-        .await?;
-    super::uploads("graph", &name, rows.iter().map(view))
-}
-
-fn view(row: &db::GraphVersion) -> Value {
-    json!({
-        "graph": row.graph,
-        "version": row.digest,
-        "bytes": row.bytes,
-        "encoding": row.encoding,
-        "signature": row.signature,
-        "created_at": super::instant(row.created_at),
-    })
+) -> Result<Response, Error> {
+    let limit_bytes = app.config.graph_max_mib << 20;
+    uploads::take::<GraphVersion, _, _>(&app, &principal, &name, body, limit_bytes, publish::graph).await
 }

@@ -2,40 +2,108 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::{delete, get};
-use axum::{Json, Router};
 use domain::{KeyId, Role, TenantId};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::{Shared, body};
+use super::extract::Path;
+use super::refusals::{Bodied, Keyed, Named};
+use super::{Items, Shared, body, listed, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::keys::Secret;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/keys", get(list).post(create))
-        .route("/api/v1/keys/{id}", delete(revoke))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_keys, create_key))
+        .routes(routes!(revoke_key))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct New {
+/// A key, without its secret.
+#[derive(Serialize, ToSchema)]
+struct Key {
+    /// Its id: not secret.
+    #[schema(value_type = Uuid)]
+    id: KeyId,
+    /// What people call it.
     name: String,
+    /// What it may do.
+    #[schema(value_type = schema::Role)]
     role: Role,
-    #[serde(default)]
+    /// Whose it is; null where its role belongs to no tenant.
+    #[schema(value_type = Option<Uuid>)]
     tenant: Option<TenantId>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    /// When it stops working by itself; null for never.
+    #[serde(with = "time::serde::rfc3339::option")]
+    expires_at: Option<OffsetDateTime>,
+    /// When it was revoked; null if it was not.
+    #[serde(with = "time::serde::rfc3339::option")]
+    revoked_at: Option<OffsetDateTime>,
+}
+
+impl From<db::KeyRow> for Key {
+    fn from(row: db::KeyRow) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            role: row.role,
+            tenant: row.tenant,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+        }
+    }
+}
+
+/// A new key, with what opens doors.
+#[derive(Serialize, ToSchema)]
+struct MintedKey {
+    #[serde(flatten)]
+    key: Key,
+    /// What to send as `authorization: Bearer <secret>`. It is shown this once.
+    secret: String,
+}
+
+/// List keys
+#[utoipa::path(
+    get, path = "/api/v1/keys", tag = "keys",
+    responses((status = 200, body = Items<Key>, description = "All keys, also those that no longer work."), Keyed)
+)]
+async fn list_keys(State(app): Shared, principal: Principal) -> Result<Json<Items<Key>>, Error> {
+    principal.administers()?;
+    Ok(listed(app.db.admin_tx().await?.keys_list().await?))
+}
+
+/// A key that is to be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewKey {
+    /// What people are to call it.
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    /// What it is to be able to do.
+    #[schema(value_type = schema::Role)]
+    role: Role,
+    /// Whose it is to be: needed with the tenant roles, and with them alone.
+    #[serde(default)]
+    #[schema(value_type = Option<Uuid>)]
+    tenant: Option<TenantId>,
+    /// When it is to stop working; without it, when it is revoked.
     #[serde(default, with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
 }
 
-impl New {
+impl NewKey {
     fn check(&self, now: OffsetDateTime) -> Result<(), Error> {
         if self.name.is_empty() || self.name.len() > 100 {
             return Err(Error::invalid("name", "give the key a name of 1 to 100 bytes"));
@@ -52,13 +120,21 @@ impl New {
     }
 }
 
-async fn create(
+/// Make a key
+///
+/// The answer shows the secret, this once: only its hash is kept.
+#[utoipa::path(
+    post, path = "/api/v1/keys", tag = "keys",
+    request_body = NewKey,
+    responses((status = 201, body = MintedKey, description = "The key and its secret."), Keyed, Named, Bodied)
+)]
+async fn create_key(
     State(app): Shared,
     principal: Principal,
     body: body::Json,
-) -> Result<impl IntoResponse, Error> {
+) -> Result<(StatusCode, Json<MintedKey>), Error> {
     principal.administers()?;
-    let new: New = body.read().await?;
+    let new: NewKey = body.read().await?;
     new.check(app.clock.now())?;
     let mut tx = app.db.admin_tx().await?;
     if let Some(tenant) = new.tenant {
@@ -80,24 +156,26 @@ async fn create(
         app.keys.recovered()?;
     }
     tx.commit().await?;
-    let mut view = view(&key);
-    view["secret"] = json!(secret.reveal());
-    Ok((StatusCode::CREATED, Json(view)))
+    let minted = MintedKey {
+        key: key.into(),
+        secret: secret.reveal().to_owned(),
+    };
+    Ok((StatusCode::CREATED, Json(minted)))
 }
 
-async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {
-    principal.administers()?;
-    let keys = app.db.admin_tx().await?.keys_list().await?;
-    Ok(Json(
-        json!({ "items": keys.iter().map(view).collect::<Vec<_>>() }),
-    ))
-}
-
-async fn revoke(
+/// Revoke a key
+///
+/// It stops working within a second, for ever.
+#[utoipa::path(
+    delete, path = "/api/v1/keys/{id}", tag = "keys",
+    params(("id" = Uuid, Path, description = "The key's id.")),
+    responses((status = 204, description = "It is revoked."), Keyed, Named)
+)]
+async fn revoke_key(
     State(app): Shared,
     principal: Principal,
     Path(id): Path<String>,
-) -> Result<impl IntoResponse, Error> {
+) -> Result<StatusCode, Error> {
     principal.administers()?;
     let missing = || Error::not_found("key", &id);
     let key = id.parse().map_err(|_| missing())?;
@@ -109,16 +187,4 @@ async fn revoke(
     tx.commit().await?;
     app.keys.ask_again();
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn view(key: &db::KeyRow) -> Value {
-    json!({
-        "id": key.id,
-        "name": key.name,
-        "role": key.role,
-        "tenant": key.tenant,
-        "created_at": super::instant(key.created_at),
-        "expires_at": key.expires_at.map(super::instant),
-        "revoked_at": key.revoked_at.map(super::instant),
-    })
 }

@@ -4,25 +4,32 @@ mod auth;
 mod body;
 mod components;
 mod deployments;
+mod extract;
 mod graphs;
 mod keys;
 mod ledger;
 mod listen;
+mod openapi;
 mod ops;
 mod problem;
 mod receipts;
+mod refusals;
+mod schema;
 mod tenants;
 mod tensors;
+mod uploads;
 mod v2;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use domain::InvocationId;
+use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::ToSchema;
 
 pub use auth::Principal;
 pub use listen::{Connections, serve};
@@ -31,22 +38,15 @@ use problem::Problem;
 
 use crate::app::App;
 use crate::flow::Error;
-use crate::flow::publish::Published;
 
 type Shared = axum::extract::State<Arc<App>>;
 
-/// The API and the V2 protocol, over `app`.
+/// The API, its document and the V2 protocol, over `app`.
 pub fn router(app: Arc<App>) -> Router {
     let body_cap = usize::try_from(app.config.body_max_mib << 20).unwrap_or(usize::MAX);
-    Router::new()
-        .merge(tenants::router())
-        .merge(keys::router())
-        .merge(components::router())
-        .merge(graphs::router())
-        .merge(deployments::router())
-        .merge(receipts::router())
-        .merge(ledger::router())
-        .merge(v2::router())
+    let (routes, _) = openapi::routes().split_for_parts();
+    routes
+        .merge(openapi::pages())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(body_cap))
@@ -86,40 +86,50 @@ fn named(text: &str) -> Result<domain::Name, Error> {
     text.parse().map_err(|error| Error::invalid("name", error))
 }
 
-/// An instant as the API writes it.
-fn instant(at: time::OffsetDateTime) -> String {
-    // Years beyond 9999 have no RFC 3339 form; no clock here shows them.
-    at.format(&time::format_description::well_known::Rfc3339)
-        .unwrap_or_default()
-}
-
 /// A whole list.
-fn listed(items: impl Iterator<Item = Value>) -> Json<Value> {
-    Json(json!({ "items": items.collect::<Vec<_>>() }))
+#[derive(Serialize, ToSchema)]
+struct Items<T> {
+    /// All of them.
+    items: Vec<T>,
 }
 
-/// The answer to an upload: 201 with a new row, 200 with the one that was there, and what it cost.
-fn published<Row>(published: &Published<Row>, view: fn(&Row) -> Value) -> impl IntoResponse + use<Row> {
-    let Published { row, fresh, recorded } = published;
-    let mut body = view(row);
-    body["invocation"] = json!(recorded.finished.call.invocation);
-    let status = match fresh {
-        true => StatusCode::CREATED,
-        false => StatusCode::OK,
-    };
-    (status, problem::cost(recorded, None), Json(body))
+/// `rows` as the API shows them.
+fn listed<Row, View: From<Row>>(rows: Vec<Row>) -> axum::Json<Items<View>> {
+    let items = rows.into_iter().map(View::from).collect();
+    axum::Json(Items { items })
 }
 
-/// All uploads under a name: whatever has a name has at least one.
-fn uploads(
-    what: &'static str,
-    name: &domain::Name,
-    rows: impl ExactSizeIterator<Item = Value>,
-) -> Result<Json<Value>, Error> {
-    match rows.len() {
-        0 => Err(Error::not_found(what, name)),
-        _ => Ok(listed(rows)),
+/// A part of a list.
+#[derive(Serialize, ToSchema)]
+struct Page<T, Cursor> {
+    /// The rows of this page.
+    items: Vec<T>,
+    /// The `cursor` of the next page; null after the last one.
+    next: Option<Cursor>,
+}
+
+impl<T, Cursor> Page<T, Cursor> {
+    /// A page of `limit` rows at most; a full one may have a next, which begins after its last row.
+    fn of<Row>(rows: Vec<Row>, limit: u32, cursor: impl Fn(&Row) -> Cursor) -> Self
+    where
+        T: From<Row>,
+    {
+        let next = rows.last().filter(|_| rows.len() as u64 == u64::from(limit));
+        Self {
+            next: next.map(cursor),
+            items: rows.into_iter().map(T::from).collect(),
+        }
     }
+}
+
+/// What a call made that is charged to its tenant.
+#[derive(Serialize, ToSchema)]
+struct Charged<T> {
+    #[serde(flatten)]
+    made: T,
+    /// The id of the receipt: see `/api/v1/receipts/{id}`.
+    #[schema(value_type = Uuid)]
+    invocation: InvocationId,
 }
 
 /// How many rows a page has.

@@ -10,6 +10,7 @@ use domain::{InvocationId, Outcome, Parameter};
 use inference::LoadError;
 use runtime::{CompileError, Failure, InspectError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::tensors::parameters::Object;
 use crate::flow::Error;
@@ -24,6 +25,8 @@ pub struct Problem {
     pub code: String,
     /// What happened and what to do, for people.
     pub detail: String,
+    /// Where in the request it is, if it is in one place.
+    pub field: Option<String>,
     /// What a call that ran says of its failure: whether the same may succeed later, and a pipeline's
     /// details for programs.
     pub failed: Option<(bool, Vec<Parameter>)>,
@@ -32,29 +35,54 @@ pub struct Problem {
 }
 
 /// The members that a problem and V2's error have in common.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ErrorDetails)]
 struct Details<'a> {
+    /// What went wrong, for programs: it stays what it is.
+    #[schema(example = "invalid_field")]
     code: &'a str,
+    /// Where in the request it is: a path into the body, or the name of a parameter or header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "limits.fuel")]
+    field: Option<&'a str>,
+    /// Whether the same call may succeed later; of calls that ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     retryable: Option<bool>,
+    /// What a pipeline says of its failure.
     #[serde(skip_serializing_if = "Object::is_empty")]
+    #[schema(value_type = HashMap<String, Value>)]
     parameters: Object<'a>,
+    /// The receipt, where the call was accepted before it failed: it is charged.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Uuid>)]
     receipt: Option<InvocationId>,
 }
 
-#[derive(Serialize)]
-struct V2Body<'a> {
+/// An error of `/v2`, in the form of the Open Inference Protocol.
+#[derive(Serialize, ToSchema)]
+#[schema(as = V2Error)]
+pub(super) struct V2Body<'a> {
+    /// What happened and what to do, for people.
     error: &'a str,
     #[serde(flatten)]
     details: Details<'a>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// An error, in the form of RFC 9457.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Body<'a> {
+    /// A name for the kind of problem, made of its code.
+    #[schema(example = "urn:wattle:problem:invalid_field")]
     r#type: String,
+    /// The status, in words.
+    #[schema(example = "Unprocessable Entity")]
     title: &'a str,
+    /// The status.
+    #[schema(example = 422)]
     status: u16,
+    /// What happened and what to do, for people.
+    #[schema(example = "limits.fuel: must be from 1 to 1000000000000")]
     detail: &'a str,
     #[serde(flatten)]
     details: Details<'a>,
@@ -66,6 +94,7 @@ impl Problem {
             status,
             code: code.into(),
             detail: detail.to_string(),
+            field: None,
             failed: None,
             recorded: None,
         }
@@ -92,6 +121,7 @@ impl Problem {
         let receipt = self.recorded.as_ref();
         Details {
             code: &self.code,
+            field: self.field.as_deref(),
             retryable,
             parameters: Object::of(parameters),
             receipt: receipt.map(|recorded| recorded.finished.call.invocation),
@@ -156,7 +186,10 @@ impl From<Error> for Problem {
             Error::TenantInactive(_) => problem(S::FORBIDDEN, "tenant_inactive"),
             Error::NotFound { what, .. } => problem(S::NOT_FOUND, &format!("{what}_not_found")),
             Error::Exists { what, .. } => problem(S::CONFLICT, &format!("{what}_exists")),
-            Error::Invalid { .. } => problem(S::UNPROCESSABLE_ENTITY, "invalid_field"),
+            Error::Invalid { field, .. } => Self {
+                field: Some(field.clone()),
+                ..problem(S::UNPROCESSABLE_ENTITY, "invalid_field")
+            },
             Error::StorageQuota { .. } => problem(S::INSUFFICIENT_STORAGE, "storage_quota_exceeded"),
             Error::TooLarge { .. } => problem(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Error::BodyTimeout { .. } => problem(S::REQUEST_TIMEOUT, "body_timeout"),

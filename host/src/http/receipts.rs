@@ -2,33 +2,209 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::{Json, Router};
-use db::ReceiptLineRow;
-use domain::posting::Call;
-use domain::{InvocationId, Outcome, TenantId, Usage, usage};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::Json;
+use axum::extract::State;
+use db::{PostingKey, ReceiptLineRow};
+use domain::posting::{Call, CallKind};
+use domain::usage::Work;
+use domain::{Epoch, InvocationId, Name, NodeId, Outcome, Usage, usage};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::{Shared, instant};
+use super::extract::{Path, Query};
+use super::refusals::{Keyed, Named};
+use super::{Page, Shared, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::live::Pending;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/receipts", get(list))
-        .route("/api/v1/receipts/{id}", get(one))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_receipts))
+        .routes(routes!(get_receipt))
 }
 
-async fn one(
+/// Whether a receipt's figures are those of the reply or those of the ledger.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ReceiptState {
+    Provisional,
+    Final,
+}
+
+/// What one call used and cost.
+#[derive(Serialize, ToSchema)]
+struct Receipt {
+    /// The call's id.
+    #[schema(value_type = Uuid)]
+    id: InvocationId,
+    /// Whether its figures may still change.
+    state: ReceiptState,
+    /// What the call was for.
+    #[schema(value_type = schema::CallKind)]
+    kind: CallKind,
+    /// The deployment; null where none was called.
+    #[schema(value_type = Option<schema::Name>)]
+    deployment: Option<Name>,
+    /// Its release; null where none was called.
+    release: Option<u32>,
+    /// How the call ended.
+    #[schema(value_type = schema::Outcome)]
+    outcome: Outcome,
+    /// When it was accepted.
+    #[serde(with = "time::serde::rfc3339")]
+    started_at: OffsetDateTime,
+    /// Fuel.
+    fuel: u64,
+    /// The version of the rule that turns work into fuel.
+    fuel_schedule: u32,
+    /// CPU time of the pipeline and of host calls on its behalf, in nanoseconds.
+    cpu_ns: u64,
+    /// CPU time of its models, in nanoseconds.
+    model_ns: u64,
+    /// Bytes of the request and of tensors that went to models.
+    bytes_in: u64,
+    /// Bytes of the answer and of tensors that came from models.
+    bytes_out: u64,
+    /// The most memory that the pipeline had at once, in bytes.
+    peak_memory_bytes: u64,
+    /// Energy in microjoules, by the ledger; null before it is known, or where no reading covers the call.
+    energy_uj: Option<u64>,
+    /// The figure in the reply, in microjoules, until the receipt is final.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provisional_energy_uj: Option<u64>,
+    /// What models did.
+    #[schema(value_type = Vec<schema::Work>)]
+    work: Vec<Work>,
+    /// The parts of it that fell into one window of the ledger each.
+    lines: Vec<ReceiptLine>,
+}
+
+impl Receipt {
+    /// The receipt that lines and the record of a call that is not final make together.
+    fn of(lines: &[ReceiptLineRow], pending: Option<&Pending>) -> Option<Self> {
+        let last = lines.last();
+        let outcome = last.and_then(|row| row.line.outcome);
+        if let (Some(row), Some(outcome)) = (last, outcome) {
+            let mut used = Usage::default();
+            lines.iter().for_each(|row| used.absorb(&row.line.usage));
+            let energy_uj = lines.iter().map(|row| row.line.energy_uj).sum();
+            return Some(Self {
+                state: ReceiptState::Final,
+                fuel_schedule: row.fuel_schedule,
+                energy_uj,
+                ..Self::new(&row.line.call, outcome, used, lines)
+            });
+        }
+        let Pending {
+            finished,
+            provisional_uj,
+        } = pending?;
+        Some(Self {
+            provisional_energy_uj: *provisional_uj,
+            ..Self::new(&finished.call, finished.outcome, finished.usage.clone(), lines)
+        })
+    }
+
+    /// A provisional one without energy.
+    fn new(call: &Call, outcome: Outcome, used: Usage, lines: &[ReceiptLineRow]) -> Self {
+        Self {
+            id: call.invocation,
+            state: ReceiptState::Provisional,
+            kind: call.kind,
+            deployment: call.deployment.clone(),
+            release: call.release,
+            outcome,
+            started_at: call.started_at,
+            fuel: used.fuel,
+            fuel_schedule: usage::FUEL_SCHEDULE,
+            cpu_ns: used.cpu_ns,
+            model_ns: used.model_ns(),
+            bytes_in: used.bytes_in,
+            bytes_out: used.bytes_out,
+            peak_memory_bytes: used.peak_memory_bytes,
+            energy_uj: None,
+            provisional_energy_uj: None,
+            work: used.work,
+            lines: lines.iter().map(ReceiptLine::from).collect(),
+        }
+    }
+}
+
+/// The part of a receipt that fell into one window.
+#[derive(Serialize, ToSchema)]
+struct ReceiptLine {
+    /// The window.
+    posting: PostingRef,
+    /// Counts the receipt's lines from 0.
+    ordinal: u32,
+    /// When the window began.
+    #[serde(with = "time::serde::rfc3339")]
+    from: OffsetDateTime,
+    /// When it ended.
+    #[serde(with = "time::serde::rfc3339")]
+    to: OffsetDateTime,
+    /// Fuel.
+    fuel: u64,
+    /// CPU time of the pipeline, in nanoseconds.
+    cpu_ns: u64,
+    /// CPU time of its models, in nanoseconds.
+    model_ns: u64,
+    /// Energy in microjoules; null where no reading covers it.
+    energy_uj: Option<u64>,
+}
+
+/// Which posting of the ledger.
+#[derive(Serialize, ToSchema)]
+struct PostingRef {
+    /// The host's node.
+    #[schema(value_type = Uuid)]
+    node: NodeId,
+    /// The start of the host that sealed it.
+    #[schema(value_type = Uuid)]
+    epoch: Epoch,
+    /// Counts the postings of that start from 0.
+    seq: u64,
+}
+
+impl From<PostingKey> for PostingRef {
+    fn from(PostingKey { node, epoch, seq }: PostingKey) -> Self {
+        Self { node, epoch, seq }
+    }
+}
+
+impl From<&ReceiptLineRow> for ReceiptLine {
+    fn from(row: &ReceiptLineRow) -> Self {
+        Self {
+            posting: row.posting.into(),
+            ordinal: row.line.ordinal,
+            from: row.from,
+            to: row.to,
+            fuel: row.line.usage.fuel,
+            cpu_ns: row.line.usage.cpu_ns,
+            model_ns: row.line.usage.model_ns(),
+            energy_uj: row.line.energy_uj,
+        }
+    }
+}
+
+/// Get a receipt
+///
+/// It is provisional from the reply until the ledger has the window that the call ended in, then final.
+#[utoipa::path(
+    get, path = "/api/v1/receipts/{id}", tag = "receipts",
+    params(("id" = Uuid, Path, description = "The call's id: `wattle-receipt` in its reply.")),
+    responses((status = 200, body = Receipt, description = "The receipt."), Keyed, Named)
+)]
+async fn get_receipt(
     State(app): Shared,
     principal: Principal,
     Path(id): Path<String>,
-) -> Result<impl IntoResponse, Error> {
+) -> Result<Json<Receipt>, Error> {
     let tenant = principal.belongs()?;
     let missing = || Error::not_found("receipt", &id);
     let invocation: InvocationId = id.parse().map_err(|_| missing())?;
@@ -38,110 +214,101 @@ async fn one(
         .pending(invocation)
         .filter(|pending| pending.finished.call.tenant == tenant);
     let lines = app.db.tenant_tx(tenant).await?.receipt_get(invocation).await?;
-    receipt(&lines, pending.as_ref()).map(Json).ok_or_else(missing)
+    let receipt = Receipt::of(&lines, pending.as_ref());
+    receipt.map(Json).ok_or_else(missing)
 }
 
-/// The receipt that lines and the record of a call that is not final make together.
-fn receipt(lines: &[ReceiptLineRow], pending: Option<&Pending>) -> Option<Value> {
-    let last = lines.last();
-    let outcome = last.and_then(|row| row.line.outcome);
-    if let (Some(row), Some(outcome)) = (last, outcome) {
-        let mut used = Usage::default();
-        lines.iter().for_each(|row| used.absorb(&row.line.usage));
-        let energy = lines.iter().map(|row| row.line.energy_uj).sum::<Option<u64>>();
-        let mut view = view(&row.line.call, outcome, &used);
-        view["state"] = json!("final");
-        view["fuel_schedule"] = json!(row.fuel_schedule);
-        view["energy_uj"] = json!(energy);
-        view["lines"] = lines.iter().map(line).collect();
-        return Some(view);
+/// A receipt of the ledger, as a list shows it.
+#[derive(Serialize, ToSchema)]
+struct ReceiptSummary {
+    /// The call's id.
+    #[schema(value_type = Uuid)]
+    id: InvocationId,
+    /// Whether its figures may still change.
+    state: ReceiptState,
+    /// What the call was for.
+    #[schema(value_type = schema::CallKind)]
+    kind: CallKind,
+    /// The deployment; null where none was called.
+    #[schema(value_type = Option<schema::Name>)]
+    deployment: Option<Name>,
+    /// Its release; null where none was called.
+    release: Option<u32>,
+    /// How the call ended; null while it is provisional.
+    #[schema(value_type = Option<schema::Outcome>)]
+    outcome: Option<Outcome>,
+    /// When it was accepted.
+    #[serde(with = "time::serde::rfc3339")]
+    started_at: OffsetDateTime,
+    /// Fuel.
+    fuel: u64,
+    /// CPU time of the pipeline and of host calls on its behalf, in nanoseconds.
+    cpu_ns: u64,
+    /// CPU time of its models, in nanoseconds.
+    model_ns: u64,
+    /// Bytes of the request and of tensors that went to models.
+    bytes_in: u64,
+    /// Bytes of the answer and of tensors that came from models.
+    bytes_out: u64,
+    /// The most memory that the pipeline had at once, in bytes.
+    peak_memory_bytes: u64,
+    /// Energy in microjoules; null where no reading covers the call.
+    energy_uj: Option<u64>,
+}
+
+impl From<db::Receipt> for ReceiptSummary {
+    fn from(row: db::Receipt) -> Self {
+        Self {
+            id: row.invocation,
+            state: match row.complete {
+                true => ReceiptState::Final,
+                false => ReceiptState::Provisional,
+            },
+            kind: row.kind,
+            deployment: row.deployment,
+            release: row.release,
+            outcome: row.outcome,
+            started_at: row.started_at,
+            fuel: row.fuel,
+            cpu_ns: row.cpu_ns,
+            model_ns: row.model_ns,
+            bytes_in: row.bytes_in,
+            bytes_out: row.bytes_out,
+            peak_memory_bytes: row.peak_memory_bytes,
+            energy_uj: row.energy_uj,
+        }
     }
-    let pending = pending?;
-    let finished = &pending.finished;
-    let mut view = view(&finished.call, finished.outcome, &finished.usage);
-    view["state"] = json!("provisional");
-    view["fuel_schedule"] = json!(usage::FUEL_SCHEDULE);
-    view["energy_uj"] = Value::Null;
-    view["provisional_energy_uj"] = json!(pending.provisional_uj);
-    view["lines"] = lines.iter().map(line).collect();
-    Some(view)
 }
 
-fn view(call: &Call, outcome: Outcome, used: &Usage) -> Value {
-    json!({
-        "id": call.invocation,
-        "kind": call.kind.as_str(),
-        "deployment": call.deployment,
-        "release": call.release,
-        "outcome": outcome,
-        "started_at": instant(call.started_at),
-        "fuel": used.fuel,
-        "cpu_ns": used.cpu_ns,
-        "model_ns": used.model_ns(),
-        "bytes_in": used.bytes_in,
-        "bytes_out": used.bytes_out,
-        "peak_memory_bytes": used.peak_memory_bytes,
-        "work": used.work,
-    })
-}
-
-fn line(row: &ReceiptLineRow) -> Value {
-    json!({
-        "posting": { "node": row.posting.node, "epoch": row.posting.epoch, "seq": row.posting.seq },
-        "ordinal": row.line.ordinal,
-        "from": instant(row.from),
-        "to": instant(row.to),
-        "fuel": row.line.usage.fuel,
-        "cpu_ns": row.line.usage.cpu_ns,
-        "model_ns": row.line.usage.model_ns(),
-        "energy_uj": row.line.energy_uj,
-    })
-}
-
-#[derive(Deserialize)]
+/// Which part of the receipts.
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct Page {
+#[into_params(parameter_in = Query)]
+struct Asked {
+    /// The `next` of the page before.
+    #[param(value_type = Option<Uuid>)]
     cursor: Option<InvocationId>,
+    /// How many rows at most; 50 unless said.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
 
-async fn list(
+/// List receipts
+///
+/// Those that the ledger has, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/receipts", tag = "receipts",
+    params(Asked),
+    responses((status = 200, body = Page<ReceiptSummary, Uuid>, description = "A page of them."), Keyed)
+)]
+async fn list_receipts(
     State(app): Shared,
     principal: Principal,
-    page: Result<Query<Page>, axum::extract::rejection::QueryRejection>,
-) -> Result<impl IntoResponse, Error> {
-    let tenant: TenantId = principal.belongs()?;
-    let Query(page) = page.map_err(|error| Error::invalid("query", error.body_text()))?;
-    let limit = super::page_limit(page.limit)?;
-    let rows = app
-        .db
-        .tenant_tx(tenant)
-        .await?
-        .receipts_list(page.cursor, limit)
-        .await?;
-    let next = rows
-        .last()
-        .filter(|_| rows.len() as u64 == u64::from(limit))
-        .map(|row| row.invocation);
-    let items: Vec<Value> = rows.iter().map(summary).collect();
-    Ok(Json(json!({ "items": items, "next": next })))
-}
-
-fn summary(row: &db::Receipt) -> Value {
-    json!({
-        "id": row.invocation,
-        "state": if row.complete { "final" } else { "provisional" },
-        "kind": row.kind.as_str(),
-        "deployment": row.deployment,
-        "release": row.release,
-        "outcome": row.outcome,
-        "started_at": instant(row.started_at),
-        "fuel": row.fuel,
-        "cpu_ns": row.cpu_ns,
-        "model_ns": row.model_ns,
-        "bytes_in": row.bytes_in,
-        "bytes_out": row.bytes_out,
-        "peak_memory_bytes": row.peak_memory_bytes,
-        "energy_uj": row.energy_uj,
-    })
+    Query(asked): Query<Asked>,
+) -> Result<Json<Page<ReceiptSummary, InvocationId>>, Error> {
+    let tenant = principal.belongs()?;
+    let limit = super::page_limit(asked.limit)?;
+    let mut tx = app.db.tenant_tx(tenant).await?;
+    let rows = tx.receipts_list(asked.cursor, limit).await?;
+    Ok(Json(Page::of(rows, limit, |row| row.invocation)))
 }

@@ -2,45 +2,78 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::{get, put};
-use axum::{Json, Router};
 use domain::{Name, TenantId};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::{Shared, body};
+use super::extract::Path;
+use super::refusals::{Bodied, Keyed, Named, Taken};
+use super::{Items, Shared, body, listed, schema};
 use crate::app::App;
 use crate::flow::Error;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/api/v1/tenants", get(list).post(create))
-        .route("/api/v1/tenants/{id}", get(one))
-        .route("/api/v1/tenants/{id}/storage", put(set_storage))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list_tenants, create_tenant))
+        .routes(routes!(get_tenant))
+        .routes(routes!(set_tenant_storage))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct New {
+/// The owner of everything billed.
+#[derive(Serialize, ToSchema)]
+struct Tenant {
+    /// Its id, for ever.
+    #[schema(value_type = Uuid)]
+    id: TenantId,
+    /// Its name.
+    #[schema(value_type = schema::Name)]
     name: Name,
+    /// Whether it is served.
+    #[schema(value_type = schema::TenantStatus)]
+    status: db::TenantStatus,
+    /// Bytes of components and graphs that it may store; null for the host's default.
+    storage_max_bytes: Option<u64>,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
 }
 
-async fn create(
-    State(app): Shared,
-    principal: Principal,
-    body: body::Json,
-) -> Result<impl IntoResponse, Error> {
+impl From<db::Tenant> for Tenant {
+    fn from(row: db::Tenant) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            status: row.status,
+            storage_max_bytes: row.storage_max_bytes,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// List tenants
+#[utoipa::path(
+    get, path = "/api/v1/tenants", tag = "tenants",
+    responses((status = 200, body = Items<Tenant>, description = "All tenants."), Keyed)
+)]
+async fn list_tenants(State(app): Shared, principal: Principal) -> Result<Json<Items<Tenant>>, Error> {
     principal.administers()?;
-    let new: New = body.read().await?;
-    let mut tx = app.db.admin_tx().await?;
-    let inserted = tx.tenant_insert(TenantId(app.clock.mint()), &new.name).await;
-    let tenant = inserted.map_err(|error| exists(error, &new.name))?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(view(&tenant))))
+    Ok(listed(app.db.admin_tx().await?.tenants_list().await?))
+}
+
+/// A tenant that is to be.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewTenant {
+    /// A name that no other tenant has.
+    #[schema(value_type = schema::Name)]
+    name: Name,
 }
 
 fn exists(error: db::DbError, name: &Name) -> Error {
@@ -53,46 +86,69 @@ fn exists(error: db::DbError, name: &Name) -> Error {
     }
 }
 
-async fn list(State(app): Shared, principal: Principal) -> Result<impl IntoResponse, Error> {
+/// Make a tenant
+#[utoipa::path(
+    post, path = "/api/v1/tenants", tag = "tenants",
+    request_body = NewTenant,
+    responses((status = 201, body = Tenant, description = "The tenant."), Keyed, Bodied, Taken)
+)]
+async fn create_tenant(
+    State(app): Shared,
+    principal: Principal,
+    body: body::Json,
+) -> Result<(StatusCode, Json<Tenant>), Error> {
     principal.administers()?;
-    let tenants = app.db.admin_tx().await?.tenants_list().await?;
-    Ok(Json(
-        json!({ "items": tenants.iter().map(view).collect::<Vec<_>>() }),
-    ))
+    let new: NewTenant = body.read().await?;
+    let mut tx = app.db.admin_tx().await?;
+    let inserted = tx.tenant_insert(TenantId(app.clock.mint()), &new.name).await;
+    let tenant = inserted.map_err(|error| exists(error, &new.name))?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(tenant.into())))
 }
 
-async fn one(
+/// Get a tenant
+#[utoipa::path(
+    get, path = "/api/v1/tenants/{id}", tag = "tenants",
+    params(("id" = Uuid, Path, description = "The tenant's id.")),
+    responses((status = 200, body = Tenant, description = "The tenant."), Keyed, Named)
+)]
+async fn get_tenant(
     State(app): Shared,
     principal: Principal,
     Path(id): Path<String>,
-) -> Result<impl IntoResponse, Error> {
+) -> Result<Json<Tenant>, Error> {
     principal.administers()?;
     let missing = || Error::not_found("tenant", &id);
     let tenant = id.parse().map_err(|_| missing())?;
-    let tenant = app
-        .db
-        .admin_tx()
-        .await?
-        .tenant_get(tenant)
-        .await?
-        .ok_or_else(missing)?;
-    Ok(Json(view(&tenant)))
+    let found = app.db.admin_tx().await?.tenant_get(tenant).await?;
+    Ok(Json(found.ok_or_else(missing)?.into()))
 }
 
-#[derive(Deserialize)]
+/// How much a tenant may store.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct StorageQuota {
-    /// Null for the host's default; it must be said.
+    /// Bytes of components and graphs; null for the host's default. It must be said.
     #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required, maximum = 9_223_372_036_854_775_807_u64)]
     max_bytes: Option<u64>,
 }
 
-async fn set_storage(
+/// Set a tenant's storage quota
+///
+/// What is stored already stays, also where it is more.
+#[utoipa::path(
+    put, path = "/api/v1/tenants/{id}/storage", tag = "tenants",
+    params(("id" = Uuid, Path, description = "The tenant's id.")),
+    request_body = StorageQuota,
+    responses((status = 200, body = Tenant, description = "The tenant."), Keyed, Named, Bodied)
+)]
+async fn set_tenant_storage(
     State(app): Shared,
     principal: Principal,
     Path(id): Path<String>,
     body: body::Json,
-) -> Result<impl IntoResponse, Error> {
+) -> Result<Json<Tenant>, Error> {
     principal.administers()?;
     let missing = || Error::not_found("tenant", &id);
     let tenant = id.parse().map_err(|_| missing())?;
@@ -107,15 +163,5 @@ async fn set_storage(
         })?;
     let tenant = tx.tenant_get(tenant).await?.ok_or_else(missing)?;
     tx.commit().await?;
-    Ok(Json(view(&tenant)))
-}
-
-fn view(tenant: &db::Tenant) -> serde_json::Value {
-    json!({
-        "id": tenant.id,
-        "name": tenant.name,
-        "status": tenant.status.as_str(),
-        "storage_max_bytes": tenant.storage_max_bytes,
-        "created_at": super::instant(tenant.created_at),
-    })
+    Ok(Json(tenant.into()))
 }

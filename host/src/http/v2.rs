@@ -2,56 +2,41 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use bytes::Bytes;
 use domain::{DType, Limits, Name, Signature, TensorSpec};
 use serde::Serialize;
-use serde_json::{Value, json};
 use tokio::time::Instant;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::auth::Principal;
+use super::extract::Path;
 use super::problem::{Problem, cost};
+use super::refusals::{V2Keyed, V2Running};
 use super::tensors::parameters::Object;
 use super::tensors::{self, reply};
-use super::{Shared, body, named};
+use super::{Shared, body, named, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::invoke::{Answer, Encoding, invoke};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v2", get(server))
-        .route("/v2/health/live", get(async || Json(json!({ "live": true }))))
-        .route("/v2/health/ready", get(ready))
-        .route(
-            "/v2/models/{name}",
-            get(async |s: Shared, p: Who, Path(n): Path<String>| model(s, p, n, None).await),
-        )
-        .route(
-            "/v2/models/{name}/versions/{version}",
-            get(async |s: Shared, p: Who, Path((n, v)): Pair| model(s, p, n, Some(v)).await),
-        )
-        .route(
-            "/v2/models/{name}/ready",
-            get(async |s: Shared, p: Who, Path(n): Path<String>| model_ready(s, p, n, None).await),
-        )
-        .route(
-            "/v2/models/{name}/versions/{version}/ready",
-            get(async |s: Shared, p: Who, Path((n, v)): Pair| model_ready(s, p, n, Some(v)).await),
-        )
-        .route(
-            "/v2/models/{name}/infer",
-            post(async |s: Shared, p: Who, Path(n): Path<String>, b: Body| infer(s, p, n, None, b).await),
-        )
-        .route(
-            "/v2/models/{name}/versions/{version}/infer",
-            post(async |s: Shared, p: Who, Path((n, v)): Pair, b: Body| infer(s, p, n, Some(v), b).await),
-        )
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(server))
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(get_model))
+        .routes(routes!(get_model_version))
+        .routes(routes!(model_ready))
+        .routes(routes!(model_version_ready))
+        .routes(routes!(infer))
+        .routes(routes!(infer_version))
 }
 
 type Pair = Path<(String, String)>;
@@ -72,17 +57,69 @@ impl IntoResponse for V2Error {
     }
 }
 
-async fn server() -> Json<Value> {
-    Json(json!({ "name": "wattle", "version": env!("CARGO_PKG_VERSION"), "extensions": [] }))
+/// What the server is.
+#[derive(Serialize, ToSchema)]
+struct Server {
+    /// Its name.
+    #[schema(example = "wattle")]
+    name: &'static str,
+    /// Its version.
+    version: &'static str,
+    /// The protocol's extensions that it has.
+    extensions: Vec<&'static str>,
 }
 
-async fn ready(State(app): Shared) -> impl IntoResponse {
-    let status = if app.ready() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
+/// Get the server's metadata
+#[utoipa::path(
+    get, path = "/v2", tag = "models", security(()),
+    responses((status = 200, body = Server, description = "What the server is."))
+)]
+async fn server() -> Json<Server> {
+    Json(Server {
+        name: "wattle",
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: Vec::new(),
+    })
+}
+
+/// Whether the server is there.
+#[derive(Serialize, ToSchema)]
+struct Live {
+    /// True.
+    live: bool,
+}
+
+/// Ask whether the server is live
+#[utoipa::path(
+    get, path = "/v2/health/live", tag = "models", security(()),
+    responses((status = 200, body = Live, description = "It answers."))
+)]
+async fn live() -> Json<Live> {
+    Json(Live { live: true })
+}
+
+/// Whether the server takes calls.
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    /// Whether it does.
+    ready: bool,
+}
+
+/// Ask whether the server is ready
+#[utoipa::path(
+    get, path = "/v2/health/ready", tag = "models", security(()),
+    responses(
+        (status = 200, body = Ready, description = "It takes calls."),
+        (status = 503, body = Ready, description = "It takes none now."),
+    )
+)]
+async fn ready(State(app): Shared) -> (StatusCode, Json<Ready>) {
+    let ready = app.ready();
+    let status = match ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, Json(json!({ "ready": app.ready() })))
+    (status, Json(Ready { ready }))
 }
 
 async fn row(app: &Arc<App>, who: Who, name: &str, version: Option<&str>) -> Result<Arc<db::Release>, Error> {
@@ -99,26 +136,45 @@ fn number(name: &str, version: Option<&str>) -> Result<Option<u32>, Error> {
         .transpose()
 }
 
-#[derive(Serialize)]
+/// A deployment, which the protocol calls a model. `parameters` are an addition to the protocol.
+#[derive(Serialize, ToSchema)]
 struct Model<'a> {
+    /// The deployment's name.
+    #[schema(value_type = schema::Name)]
     name: &'a Name,
+    /// The release that was asked for, or the one that the deployment points to.
+    #[schema(value_type = Vec<String>, example = json!(["1"]))]
     versions: [String; 1],
+    /// `wattle_pipeline`, or `onnx` for a graph that is served as it is.
     platform: &'a str,
+    /// The tensors that a call sends.
     inputs: Vec<Spec<'a>>,
+    /// The tensors that it gets.
     outputs: Vec<Spec<'a>>,
+    /// What the pipeline says of itself.
     #[serde(skip_serializing_if = "Object::is_empty")]
+    #[schema(value_type = HashMap<String, Value>)]
     parameters: Object<'a>,
 }
 
 /// A tensor in a model's metadata. `optional` and `parameters` are additions to the protocol.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelTensor)]
 struct Spec<'a> {
+    /// The tensor's name.
     name: &'a str,
+    /// The type of its elements.
+    #[schema(value_type = schema::Datatype)]
     datatype: DType,
+    /// Its dimensions; -1 is free.
+    #[schema(example = json!([-1, 100]))]
     shape: Vec<i64>,
+    /// Whether a call may leave it out, or an answer that was not asked for it by name.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     optional: bool,
+    /// What the pipeline says of it.
     #[serde(skip_serializing_if = "Object::is_empty")]
+    #[schema(value_type = HashMap<String, Value>)]
     parameters: Object<'a>,
 }
 
@@ -134,13 +190,35 @@ impl<'a> Spec<'a> {
     }
 }
 
-async fn model(
-    State(app): Shared,
-    who: Who,
-    name: String,
-    version: Option<String>,
-) -> Result<Response, V2Error> {
-    let row = row(&app, who, &name, version.as_deref()).await?;
+/// Get a model
+///
+/// What the deployment takes and gives.
+#[utoipa::path(
+    get, path = "/v2/models/{name}", tag = "models",
+    params(("name" = schema::Name, Path, description = "The deployment's name.")),
+    responses((status = 200, body = Model<'_>, description = "The deployment's current release."), V2Keyed)
+)]
+async fn get_model(s: Shared, who: Who, path: Result<Path<String>, Error>) -> Result<Response, V2Error> {
+    let Path(name) = path?;
+    model(s, who, &name, None).await
+}
+
+/// Get a version of a model
+#[utoipa::path(
+    get, path = "/v2/models/{name}/versions/{version}", tag = "models",
+    params(
+        ("name" = schema::Name, Path, description = "The deployment's name."),
+        ("version" = u32, Path, description = "The release's number."),
+    ),
+    responses((status = 200, body = Model<'_>, description = "That release."), V2Keyed)
+)]
+async fn get_model_version(s: Shared, who: Who, path: Result<Pair, Error>) -> Result<Response, V2Error> {
+    let Path((name, version)) = path?;
+    model(s, who, &name, Some(&version)).await
+}
+
+async fn model(State(app): Shared, who: Who, name: &str, version: Option<&str>) -> Result<Response, V2Error> {
+    let row = row(&app, who, name, version).await?;
     let Signature {
         inputs,
         outputs,
@@ -160,19 +238,100 @@ async fn model(
     Ok(Json(model).into_response())
 }
 
-async fn model_ready(
-    State(app): Shared,
-    who: Who,
-    name: String,
-    version: Option<String>,
-) -> Result<Json<Value>, V2Error> {
-    let row = row(&app, who, &name, version.as_deref()).await?;
-    Ok(Json(json!({ "name": row.deployment, "ready": app.ready() })))
+/// Whether a deployment can be called.
+#[derive(Serialize, ToSchema)]
+struct ModelReady {
+    /// The deployment's name.
+    #[schema(value_type = schema::Name)]
+    name: Name,
+    /// Whether it can.
+    ready: bool,
 }
 
-async fn infer(State(app): Shared, who: Who, name: String, version: Option<String>, body: Body) -> Response {
+/// Ask whether a model is ready
+#[utoipa::path(
+    get, path = "/v2/models/{name}/ready", tag = "models",
+    params(("name" = schema::Name, Path, description = "The deployment's name.")),
+    responses((status = 200, body = ModelReady, description = "Whether it can be called."), V2Keyed)
+)]
+async fn model_ready(
+    s: Shared,
+    who: Who,
+    path: Result<Path<String>, Error>,
+) -> Result<Json<ModelReady>, V2Error> {
+    let Path(name) = path?;
+    readiness(s, who, &name, None).await
+}
+
+/// Ask whether a version of a model is ready
+#[utoipa::path(
+    get, path = "/v2/models/{name}/versions/{version}/ready", tag = "models",
+    params(
+        ("name" = schema::Name, Path, description = "The deployment's name."),
+        ("version" = u32, Path, description = "The release's number."),
+    ),
+    responses((status = 200, body = ModelReady, description = "Whether it can be called."), V2Keyed)
+)]
+async fn model_version_ready(
+    s: Shared,
+    who: Who,
+    path: Result<Pair, Error>,
+) -> Result<Json<ModelReady>, V2Error> {
+    let Path((name, version)) = path?;
+    readiness(s, who, &name, Some(&version)).await
+}
+
+async fn readiness(
+    State(app): Shared,
+    who: Who,
+    name: &str,
+    version: Option<&str>,
+) -> Result<Json<ModelReady>, V2Error> {
+    let row = row(&app, who, name, version).await?;
+    Ok(Json(ModelReady {
+        name: row.deployment.clone(),
+        ready: app.ready(),
+    }))
+}
+
+/// Call a model
+///
+/// Runs the deployment's current release. Headers say which receipt the call has and what it probably cost.
+#[utoipa::path(
+    post, path = "/v2/models/{name}/infer", tag = "models",
+    params(("name" = schema::Name, Path, description = "The deployment's name.")),
+    request_body = schema::InferRequest,
+    responses((status = 200, body = schema::InferResponse, description = "The answer."), V2Keyed, V2Running)
+)]
+async fn infer(s: Shared, who: Who, path: Result<Path<String>, Error>, body: Body) -> Response {
+    call(s, who, path.map(|Path(name)| (name, None)), body).await
+}
+
+/// Call a version of a model
+#[utoipa::path(
+    post, path = "/v2/models/{name}/versions/{version}/infer", tag = "models",
+    params(
+        ("name" = schema::Name, Path, description = "The deployment's name."),
+        ("version" = u32, Path, description = "The release's number."),
+    ),
+    request_body = schema::InferRequest,
+    responses((status = 200, body = schema::InferResponse, description = "The answer."), V2Keyed, V2Running)
+)]
+async fn infer_version(s: Shared, who: Who, path: Result<Pair, Error>, body: Body) -> Response {
+    call(
+        s,
+        who,
+        path.map(|Path((name, version))| (name, Some(version))),
+        body,
+    )
+    .await
+}
+
+type Called = Result<(String, Option<String>), Error>;
+
+async fn call(State(app): Shared, who: Who, called: Called, body: Body) -> Response {
     let started = Instant::now();
-    let (mut response, recorded) = match answer(&app, who, &name, version.as_deref(), body).await {
+    let (mut response, recorded) = match answer(&app, who, called, body).await {
         Ok(Answer { reply, recorded }) => {
             let response = ([("content-type", "application/json")], reply).into_response();
             (response, Some(recorded))
@@ -189,16 +348,11 @@ async fn infer(State(app): Shared, who: Who, name: String, version: Option<Strin
     response
 }
 
-async fn answer(
-    app: &Arc<App>,
-    who: Who,
-    name: &str,
-    version: Option<&str>,
-    body: Body,
-) -> Result<Answer<Bytes>, Error> {
+async fn answer(app: &Arc<App>, who: Who, called: Called, body: Body) -> Result<Answer<Bytes>, Error> {
     let tenant = who?.invokes()?;
-    let deployment = named(name)?;
-    let number = number(name, version)?;
+    let (name, version) = called?;
+    let deployment = named(&name)?;
+    let number = number(&name, version.as_deref())?;
     let bytes = body::read(body, app.config.body_max_mib << 20).await?;
     let request = tensors::request(&bytes)?;
     drop(bytes);

@@ -1,0 +1,99 @@
+//! The API's document, made from the routes, and the page that shows it.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{components, deployments, graphs, keys, ledger, problem, receipts, refusals, tenants, v2};
+use crate::app::App;
+
+/// Where the document is.
+const PATH: &str = "/api/openapi.json";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Wattle",
+        description = "Hosts models for many tenants and accounts for every joule.\n\n\
+            A **tenant** uploads a *component* (a WebAssembly pipeline) and *graphs* (ONNX models), makes a \
+            *deployment* of them, and calls it at `/v2/models/{name}/infer`. Every call has a *receipt*: what it \
+            used, and what it cost in microjoules.\n\n\
+            Send a key with every request: `authorization: Bearer <key>`. An admin makes tenants and keys.\n\n\
+            Errors are problems (RFC 9457): `code` is for programs and stays what it is, `detail` is for people and \
+            says what to do, `field` names the place in the request. `/v2` has errors in its own form, with the same \
+            `code` and `field`.",
+    ),
+    tags(
+        (name = "tenants", description = "Who is served. For admins."),
+        (name = "keys", description = "Who may do what. For admins."),
+        (name = "components", description = "WebAssembly pipelines. For tenants."),
+        (name = "graphs", description = "Models that pipelines load by name. For tenants."),
+        (name = "deployments", description = "What can be called, and its releases. For tenants."),
+        (name = "models", description = "Calling deployments, by the Open Inference Protocol (V2)."),
+        (name = "receipts", description = "What calls used and cost. For tenants."),
+        (name = "ledger", description = "The books. For admins, billing and auditors."),
+        (name = "about", description = "The API itself."),
+    ),
+    components(schemas(problem::Body<'_>, problem::V2Body<'_>)),
+    security(("key" = [])),
+    modifiers(&Shared),
+)]
+struct Document;
+
+/// What routes refer to by name.
+struct Shared;
+
+impl Modify for Shared {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let key = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        components.add_security_scheme("key", key);
+        components.responses.extend(refusals::components());
+    }
+}
+
+/// Every route of the API, with what the document says of it.
+pub fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(tenants::router())
+        .merge(keys::router())
+        .merge(components::router())
+        .merge(graphs::router())
+        .merge(deployments::router())
+        .merge(v2::router())
+        .merge(receipts::router())
+        .merge(ledger::router())
+        .routes(routes!(get_document))
+}
+
+/// The document as it is served.
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let document = serde_json::to_vec(&routes().into_openapi());
+    // It consists of maps and strings, which always have a form in JSON.
+    document.unwrap_or_default().into()
+});
+
+/// Get this document
+#[utoipa::path(
+    get, path = "/api/openapi.json", tag = "about", security(()),
+    responses((status = 200, body = Object, description = "The API as OpenAPI 3.1 describes it."))
+)]
+async fn get_document() -> impl IntoResponse {
+    ([("content-type", "application/json")], DOCUMENT.clone())
+}
+
+/// `/docs`: the document for people.
+pub fn pages<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    // Unless it is told not to, the page asks a service on the Internet whether the document is valid.
+    let config = Config::from(PATH)
+        .validator_url("none")
+        .persist_authorization(true);
+    SwaggerUi::new("/docs").config(config).into()
+}

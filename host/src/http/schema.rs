@@ -1,0 +1,360 @@
+//! What the API's document says of the types that belong to `domain` and `db`, which know nothing of HTTP.
+//!
+//! The unit tests hold each against what serde makes of the type that it describes.
+#![expect(dead_code, reason = "these types are never made: only their schemas are used")]
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Type};
+use utoipa::openapi::{KnownFormat, RefOr, Schema, SchemaFormat};
+use utoipa::{PartialSchema, ToSchema};
+
+/// A name: 1 to 63 of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a letter or digit.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "filetype")]
+pub struct Name(String);
+
+/// The SHA-256 digest of an upload's bytes.
+#[derive(ToSchema)]
+#[schema(
+    value_type = String,
+    pattern = "^sha256:[0-9a-fA-F]{64}$",
+    example = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+)]
+pub struct Digest(String);
+
+/// The bytes of a file.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct File(Vec<u8>);
+
+/// A component by name, its newest revision unless one is given.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ComponentPick {
+    /// The component's name.
+    name: Name,
+    /// Which revision.
+    revision: Option<Digest>,
+}
+
+/// A graph by name, its newest version unless one is given.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GraphPick {
+    /// The graph's name.
+    name: Name,
+    /// Which version.
+    version: Option<Digest>,
+}
+
+/// Strings of which only some are used.
+macro_rules! words {
+    ($($(#[doc = $doc:literal])* $name:ident: $words:expr;)*) => {$(
+        $(#[doc = $doc])*
+        pub struct $name;
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .description(Some(concat!($($doc, "\n"),*).trim()))
+                    .enum_values(Some($words))
+                    .into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )*};
+}
+
+words! {
+    /// What a key may do. The three tenant roles belong to one tenant, the others to none.
+    Role: domain::Role::ALL.map(domain::Role::as_str);
+    /// How a call ended; everything but `ok` is also the code of a problem.
+    Outcome: domain::Outcome::ALL.iter().map(|outcome| outcome.as_str());
+    /// The element type of a tensor, as the Open Inference Protocol names it.
+    Datatype: [
+        "BOOL", "UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64", "FP16", "BF16", "FP32",
+        "FP64", "BYTES",
+    ];
+    /// Whether a tenant is served. The calls of a suspended tenant are refused and its data is kept; of a closed
+    /// one only the ledger keeps its id.
+    TenantStatus: ["active", "suspended", "closed"];
+    /// What a call was for: calling a deployment, uploading, or making a release.
+    CallKind: ["infer", "publish", "deploy"];
+    /// What entered the ledger: a window of readings, a share that was moved, or a repair.
+    PostingKind: ["window", "allocation", "correction"];
+    /// A unit of account: microjoules, or fuel.
+    Unit: ["uj", "fuel"];
+    /// How readings came about: from a hardware counter, from a power model, or guessed.
+    Provenance: ["measured", "modelled", "estimated"];
+}
+
+/// Each of [`domain::Limits`], in words.
+const LIMITS: [(&str, &str); 10] = [
+    (
+        "fuel",
+        "Units of fuel: the pipeline's instructions, its host calls and its models' arithmetic together.",
+    ),
+    (
+        "deadline_ms",
+        "Wall time of the whole call, waiting included, in milliseconds.",
+    ),
+    ("memory_bytes", "The pipeline's memory, in bytes."),
+    (
+        "table_elements",
+        "Elements of all the pipeline's tables together.",
+    ),
+    (
+        "handles",
+        "Handles that the pipeline may hold at once: tensors, graphs and the like.",
+    ),
+    (
+        "tensor_bytes",
+        "Bytes of tensors that the host holds for the pipeline at once, and of the largest transfer.",
+    ),
+    (
+        "output_bytes",
+        "Bytes of the answer; as JSON it may have a few times as many.",
+    ),
+    (
+        "log_bytes",
+        "Bytes of log, standard output and standard error together.",
+    ),
+    ("concurrency", "Calls of the deployment that run at once."),
+    ("queue", "Calls of the tenant that wait."),
+];
+
+/// What one call may use. What is left out has its default.
+pub struct Limits;
+
+impl PartialSchema for Limits {
+    fn schema() -> RefOr<Schema> {
+        let (default, ceiling) = (
+            limits(&domain::Limits::default()),
+            limits(&domain::Limits::CEILING),
+        );
+        let about = "What one call may use. What is left out has its default.";
+        let schema = ObjectBuilder::new().description(Some(about));
+        let schema = LIMITS.iter().fold(schema, |schema, (name, about)| {
+            let limit = ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+                .description(Some(*about))
+                .default(Some(default[name].clone()))
+                .minimum(Some(1))
+                .maximum(ceiling[name].as_u64().map(|most| most as usize));
+            schema.property(*name, limit)
+        });
+        schema
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .into()
+    }
+}
+
+impl ToSchema for Limits {}
+
+fn limits(limits: &domain::Limits) -> Value {
+    serde_json::to_value(limits).unwrap_or_default()
+}
+
+/// What a pipeline or graph takes and gives.
+#[derive(ToSchema)]
+pub struct Signature {
+    /// The tensors that a call sends.
+    inputs: Vec<TensorSpec>,
+    /// The tensors that it gets.
+    outputs: Vec<TensorSpec>,
+    /// What callers may like to know of the whole.
+    parameters: Vec<Parameter>,
+}
+
+/// What a tensor must look like.
+#[derive(ToSchema)]
+pub struct TensorSpec {
+    /// The tensor's name.
+    name: String,
+    /// The element type.
+    dtype: Datatype,
+    /// The dimensions; null is free.
+    shape: Vec<Option<u32>>,
+    /// Whether a call may leave it out, or an answer that was not asked for it by name.
+    optional: bool,
+    /// What callers may like to know of it.
+    parameters: Vec<Parameter>,
+}
+
+/// A named JSON value beside tensors.
+#[derive(ToSchema)]
+pub struct Parameter {
+    /// Its name, once in each list.
+    key: String,
+    /// A JSON text.
+    value: String,
+}
+
+/// What models did for a call: one entry for each graph, backend, device and precision.
+#[derive(ToSchema)]
+pub struct Work {
+    /// The graph's digest.
+    graph: Digest,
+    /// The backend and its version.
+    #[schema(example = "rten 0.27.0")]
+    backend: String,
+    /// The device.
+    #[schema(example = "cpu")]
+    device: String,
+    /// The precision.
+    #[schema(example = "exact")]
+    precision: String,
+    /// Runs of the graph.
+    runs: u64,
+    /// Rows over all runs.
+    rows: u64,
+    /// CPU time of the backend's threads, in nanoseconds.
+    cpu_ns: u64,
+}
+
+/// A call of the Open Inference Protocol.
+#[derive(ToSchema)]
+pub struct InferRequest {
+    /// Comes back in the answer.
+    id: Option<String>,
+    /// What the pipeline may like to know beside tensors.
+    parameters: Option<HashMap<String, Value>>,
+    /// The tensors that the deployment's signature asks for.
+    #[schema(max_items = 256)]
+    inputs: Vec<InferInput>,
+    /// The outputs to send; all, where none is named.
+    #[schema(max_items = 256)]
+    outputs: Option<Vec<InferOutput>>,
+}
+
+/// A tensor of a call.
+#[derive(ToSchema)]
+pub struct InferInput {
+    /// Its name in the signature.
+    name: String,
+    /// Its dimensions; empty for a scalar.
+    #[schema(example = json!([1, 2]))]
+    shape: Vec<u32>,
+    /// The type of its elements; FP16 and BF16 have no form in JSON.
+    datatype: Datatype,
+    /// `{"content_type": "base64"}` marks BYTES that are not text.
+    parameters: Option<HashMap<String, Value>>,
+    /// The elements in row-major order, flat or nested: numbers, booleans, or strings for BYTES.
+    #[schema(value_type = Vec<Value>, example = json!([0.5, 1.5]))]
+    data: Vec<Value>,
+}
+
+/// An output that a call asks for.
+#[derive(ToSchema)]
+pub struct InferOutput {
+    /// Its name in the signature.
+    name: String,
+    /// What the pipeline may like to know of it.
+    parameters: Option<HashMap<String, Value>>,
+}
+
+/// The answer to a call.
+#[derive(ToSchema)]
+pub struct InferResponse {
+    /// The deployment.
+    model_name: Name,
+    /// The release that answered.
+    #[schema(example = "1")]
+    model_version: String,
+    /// The call's id, where it had one.
+    id: Option<String>,
+    /// What the pipeline says beside tensors.
+    parameters: Option<HashMap<String, Value>>,
+    /// The tensors.
+    outputs: Vec<InferResult>,
+}
+
+/// A tensor of an answer.
+#[derive(ToSchema)]
+pub struct InferResult {
+    /// Its name in the signature.
+    name: String,
+    /// Its dimensions; empty for a scalar.
+    shape: Vec<u32>,
+    /// The type of its elements.
+    datatype: Datatype,
+    /// `{"content_type": "base64"}` marks BYTES that are not text.
+    parameters: Option<HashMap<String, Value>>,
+    /// The elements in row-major order, flat.
+    data: Vec<Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use utoipa::PartialSchema;
+
+    fn properties<T: PartialSchema>() -> Vec<String> {
+        let schema = serde_json::to_value(T::schema()).unwrap();
+        let mut names: Vec<_> = schema["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn members(value: impl serde::Serialize) -> Vec<String> {
+        let value = serde_json::to_value(value).unwrap();
+        let mut names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    fn words<T: PartialSchema>() -> Value {
+        serde_json::to_value(T::schema()).unwrap()["enum"].clone()
+    }
+
+    #[test]
+    fn objects_have_the_members_that_serde_writes() {
+        use domain::{DType, Digest, Limits, Parameter, Signature, TensorSpec};
+        let parameter = Parameter {
+            key: "k".into(),
+            value: "1".into(),
+        };
+        let work = json!({
+            "graph": Digest::ZERO, "backend": "", "device": "", "precision": "", "runs": 0, "rows": 0, "cpu_ns": 0,
+        });
+        let work: domain::usage::Work = serde_json::from_value(work).unwrap();
+        let cases = [
+            (properties::<super::Limits>(), members(Limits::default())),
+            (properties::<super::Signature>(), members(Signature::default())),
+            (
+                properties::<super::TensorSpec>(),
+                members(TensorSpec::new("x", DType::Fp32, [])),
+            ),
+            (properties::<super::Parameter>(), members(parameter)),
+            (properties::<super::Work>(), members(work)),
+        ];
+        for (documented, written) in cases {
+            assert_eq!(documented, written);
+        }
+    }
+
+    #[test]
+    fn words_are_those_that_serde_reads() {
+        fn all<T: serde::de::DeserializeOwned>(words: Value) {
+            serde_json::from_value::<Vec<T>>(words).unwrap();
+        }
+        all::<domain::Role>(words::<super::Role>());
+        all::<domain::Outcome>(words::<super::Outcome>());
+        all::<domain::DType>(words::<super::Datatype>());
+        all::<db::TenantStatus>(words::<super::TenantStatus>());
+        all::<domain::posting::CallKind>(words::<super::CallKind>());
+        all::<domain::posting::PostingKind>(words::<super::PostingKind>());
+        all::<domain::posting::Unit>(words::<super::Unit>());
+        all::<domain::energy::Provenance>(words::<super::Provenance>());
+    }
+}
