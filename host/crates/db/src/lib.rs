@@ -4,6 +4,7 @@
 //! [`BillingTx`] or [`AdminTx`]. What a role may see and do is decided by grants and row-level
 //! security; the queries of a tenant filter by tenant as well.
 
+mod audit;
 mod chain;
 mod check;
 mod component;
@@ -16,6 +17,7 @@ mod ledger;
 mod lines;
 mod node;
 mod open;
+mod page;
 mod partition;
 mod posting;
 mod receipt;
@@ -23,6 +25,7 @@ mod storage;
 mod tenant;
 mod tx;
 
+pub use audit::{Action, Actor, AuditCursor, AuditEvent, AuditFilter};
 pub use chain::Head;
 pub use check::{ChainBreak, Gap, Mismatch, TenantSums};
 pub use component::{Component, Revision};
@@ -33,6 +36,7 @@ pub use key::{Key, KeyEvent, KeyEvents, KeyRow, NewKey};
 pub use ledger::{Balance, Totals, Window};
 pub use node::Node;
 pub use open::{Db, MIGRATOR, Options};
+pub use page::{Cut, Page};
 pub use posting::{PostingInsert, PostingKey};
 pub use receipt::{Receipt, ReceiptLineRow};
 pub use storage::Storage;

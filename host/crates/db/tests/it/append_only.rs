@@ -7,14 +7,15 @@ use time::OffsetDateTime;
 
 use crate::support::*;
 
-/// The tables of the ledger and of releases, each with a column to spoil.
-const KEPT: [(&str, &str); 8] = [
+/// The tables of the ledger, the audit trail and of releases, each with a column to spoil.
+const KEPT: [(&str, &str); 9] = [
     ("unit", "code"),
     ("account", "code"),
     ("posting", "kind"),
     ("posting_root", "kind"),
     ("transfer", "amount"),
     ("receipt_line", "fuel"),
+    ("audit_event", "object"),
     ("release", "created_at"),
     ("release_graph", "alias"),
 ];

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::support::*;
 
 /// The tables with rows of tenants, and the column that names the tenant.
-const OWNED: [(&str, &str); 8] = [
+const OWNED: [(&str, &str); 9] = [
     ("tenant", "id"),
     ("component_revision", "tenant"),
     ("graph_version", "tenant"),
@@ -17,6 +17,7 @@ const OWNED: [(&str, &str); 8] = [
     ("release_graph", "tenant"),
     ("transfer", "tenant"),
     ("receipt_line", "tenant"),
+    ("audit_event", "tenant"),
 ];
 
 const DENIED: &str = "42501";
@@ -167,6 +168,7 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("posting_root", "wattle_billing"),
         ("transfer", "wattle_tenant wattle_billing"),
         ("receipt_line", "wattle_tenant wattle_billing"),
+        ("audit_event", "wattle_tenant wattle_billing wattle_admin"),
     ];
     for (table, readers) in readers {
         let query = format!("select count(*) from {table}");

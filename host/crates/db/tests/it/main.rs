@@ -12,6 +12,7 @@
 
 mod append_only;
 mod audit;
+mod audit_trail;
 mod isolation;
 mod keys;
 mod open;

@@ -1,15 +1,16 @@
 //! A migrated database, its roles, and postings to put into it.
 
-use db::{Db, Options, PostingInsert, ReleaseSpec};
+use db::{Action, Actor, Db, Options, PostingInsert, ReleaseSpec};
 use domain::account::Account;
 use domain::energy::{Provenance, Root};
 use domain::posting::{
     Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
 };
 use domain::{
-    DType, Digest, Epoch, InvocationId, Limits, Name, NodeId, Outcome, Signature, TenantId, TensorSpec,
-    Usage, Work,
+    DType, Digest, Epoch, InvocationId, KeyId, Limits, Name, NodeId, Outcome, Role, Signature, TenantId,
+    TensorSpec, Usage, Work,
 };
+use serde_json::json;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use time::{Duration, OffsetDateTime};
@@ -22,6 +23,12 @@ pub const A: TenantId = TenantId(Uuid::from_u128(0xa));
 pub const B: TenantId = TenantId(Uuid::from_u128(0xb));
 pub const NODE: NodeId = NodeId(Uuid::from_u128(0x40de));
 pub const BOOT: Uuid = Uuid::from_u128(0xb007);
+
+/// A key that manages a tenant.
+pub const MANAGER: Actor = Actor::Key {
+    id: KeyId(Uuid::from_u128(0x3e)),
+    role: Role::TenantManage,
+};
 
 pub struct Fixture {
     pub db: Db,
@@ -86,6 +93,9 @@ impl Fixture {
             .await
             .unwrap();
         tx.deployment_create(&name("d"), &spec(Some(component), Some(graph)))
+            .await
+            .unwrap();
+        tx.audit(MANAGER, Action::DeploymentCreate, "d", json!({ "release": 1 }))
             .await
             .unwrap();
         tx.commit().await.unwrap();
