@@ -6,13 +6,14 @@ use anyhow::{Context, Result};
 
 use crate::cluster::{Throwaway, ensure_binaries};
 use crate::setup::{cargo, root, run, run_quietly, step, tools};
-use crate::{guests, models, packages};
+use crate::{guests, models, packages, runtimes};
 
 /// Sets up what is missing, then runs every check and test: what fails soonest comes first.
 pub fn test() -> Result<()> {
     step("check the formatting", "2 s", format)?;
     step("check dependencies, licences and sources", "5 s", deny)?;
     models::ensure()?;
+    runtimes::ensure()?;
     guests::ensure()?;
     ensure_binaries()?;
     step(
@@ -33,6 +34,7 @@ pub fn test() -> Result<()> {
 /// Sets up what is missing, builds the host, and gives it the demo to play.
 pub fn demo(keep: bool) -> Result<ExitCode> {
     models::ensure()?;
+    runtimes::ensure()?;
     guests::ensure()?;
     ensure_binaries()?;
     step("build the host", "10 min the first time", build)?;
@@ -42,7 +44,8 @@ pub fn demo(keep: bool) -> Result<ExitCode> {
         .arg("--guests")
         .arg(tools("guests"))
         .arg("--models")
-        .arg(tools("models"));
+        .arg(tools("models"))
+        .env("WATTLE_ONNXRUNTIME", runtimes::onnxruntime());
     if keep {
         wattle.arg("--keep");
     }
@@ -61,6 +64,7 @@ pub fn demo(keep: bool) -> Result<ExitCode> {
 /// Measures what the bench `name` in `tests/bench` measures, under the one profile.
 pub fn bench(name: &str) -> Result<()> {
     models::ensure()?;
+    runtimes::ensure()?;
     guests::ensure()?;
     ensure_binaries()?;
     packages::hey()?;

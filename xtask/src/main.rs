@@ -1,4 +1,4 @@
-//! Set-up and chores: `cargo xtask demo | test | bench | guests | models | prepare`.
+//! Set-up and chores: `cargo xtask demo | test | bench | guests | models | runtimes | prepare`.
 //!
 //! Every step says what it does and how long it may take, is skipped when it is done, and names on failure
 //! what mends it. What is fetched goes into `.tools/`, or by apt where a package must live in the system.
@@ -9,6 +9,7 @@ mod guests;
 mod models;
 mod packages;
 mod prepare;
+mod runtimes;
 mod setup;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Chore {
     Guests,
     /// Fetch and train the models into .tools/models
     Models,
+    /// Fetch the libraries of backends into .tools/runtimes
+    Runtimes,
     /// Run a benchmark of tests/bench and print its figures
     Bench {
         /// Such as overhead
@@ -66,6 +69,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Test => chores::test()?,
         Chore::Guests => guests::ensure()?,
         Chore::Models => models::ensure()?,
+        Chore::Runtimes => runtimes::ensure()?,
         Chore::Bench { name } => chores::bench(&name)?,
         Chore::Prepare { check } => prepare::run_prepare(check)?,
     }

