@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod attribution;
+pub mod backend;
 pub mod encoding;
 pub mod energy;
 pub mod ids;
@@ -18,6 +19,7 @@ pub mod usage;
 pub mod verify;
 pub mod window;
 
+pub use backend::{BackendChoice, GoldenCheck, Placement};
 pub use ids::{Digest, Epoch, InvocationId, KeyId, NodeId, TenantId};
 pub use limits::Limits;
 pub use name::Name;

@@ -94,6 +94,11 @@ pub trait Graph: Send + Sync {
     /// Memory that it holds, in bytes.
     fn resident_bytes(&self) -> u64;
 
+    /// Whether two runs on the same inputs may differ.
+    fn is_random(&self) -> bool {
+        false
+    }
+
     /// What runs it. Called again when a runner is spent; CPU time goes to `cell`.
     fn runner<'a>(&'a self, cell: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>>;
 }

@@ -27,6 +27,27 @@ pub enum LoadError {
         /// The target asked for.
         target: Target,
     },
+    /// The backend that was asked for is not on this host. It is never replaced by another.
+    #[error(
+        "this host has no backend '{backend}' for target '{target}': ask its operator to install it \
+         (`wattle doctor` says how), or deploy with backend auto"
+    )]
+    BackendUnavailable {
+        /// The backend asked for.
+        backend: String,
+        /// The target asked for.
+        target: Target,
+    },
+    /// The backend that was asked for answers otherwise than the reference, so it serves nobody.
+    #[error("{backend} does not answer as {reference} does: {reason}; deploy with backend auto")]
+    Disagrees {
+        /// The backend asked for, with its version.
+        backend: String,
+        /// The reference, with its version.
+        reference: String,
+        /// Where they differ.
+        reason: String,
+    },
     /// The model is larger than this host takes.
     #[error("the model has {bytes} bytes, {limit} are allowed")]
     TooLarge {
@@ -66,12 +87,22 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Whether another backend may load what this one did not.
+    pub(crate) fn is_of_one_backend(&self) -> bool {
+        matches!(
+            self,
+            Self::InvalidModel { .. } | Self::UnsupportedModel { .. } | Self::Backend { .. }
+        )
+    }
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidModel { .. } => "invalid_model",
             Self::UnsupportedModel { .. } => "unsupported_model",
             Self::TargetUnavailable { .. } => "target_unavailable",
+            Self::BackendUnavailable { .. } => "backend_unavailable",
+            Self::Disagrees { .. } => "backend_disagrees",
             Self::TooLarge { .. } => "model_too_large",
             Self::Memory { .. } => MEMORY_EXCEEDED,
             Self::Expensive { .. } => "load_too_expensive",

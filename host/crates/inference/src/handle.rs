@@ -81,6 +81,11 @@ impl GraphHandle {
         self.graph.cost(shapes)
     }
 
+    /// Whether two runs on the same inputs may differ, because the graph draws random numbers.
+    pub fn is_random(&self) -> bool {
+        self.graph.is_random()
+    }
+
     /// Memory that keeping the graph takes, in bytes: the most that its process had while it loaded, and
     /// the file, from which a lost process is started again.
     pub fn resident_bytes(&self) -> u64 {

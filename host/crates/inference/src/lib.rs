@@ -12,8 +12,10 @@ mod check;
 mod cost;
 mod cpu;
 mod error;
+mod golden;
 mod handle;
 mod onnx;
+mod placement;
 mod queue;
 mod registry;
 mod scan;
@@ -23,8 +25,9 @@ pub mod worker;
 pub use backend::{Backend, BackendInfo, Caps, Graph, RunMeter, Runner, Target};
 pub use error::{ComputeError, LoadError};
 pub use handle::GraphHandle;
+pub use placement::Source;
 pub use registry::{Inference, Options};
-pub use worker::{WorkerError, WorkerOptions, graph_worker};
+pub use worker::{OnnxRuntimeLibrary, WorkerError, WorkerOptions, graph_worker};
 
 /// The most bytes of outputs that one run may give: they pass through the host.
 const MAX_OUTPUT_BYTES: u64 = 256 << 20;

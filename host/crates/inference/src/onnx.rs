@@ -29,19 +29,47 @@ pub(crate) fn parse(blob: &[u8]) -> Result<GraphProto, LoadError> {
 /// The largest weight whose values are kept: enough for any that says a shape.
 const MAX_KEPT_BYTES: usize = 4 << 10;
 
-/// Refuses what cannot be priced before it runs, and operators that do not stand in the order of their use.
+/// The sets of operators that a backend may know.
+const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
+
+/// Refuses what cannot be priced before it runs, what is in no known set of operators, and operators that do
+/// not stand in the order of their use.
 pub(crate) fn check(graph: &GraphProto) -> Result<(), LoadError> {
-    let ops = nodes(graph)
-        .into_iter()
-        .filter_map(|node| node.op_type.as_deref());
-    if let Some(op) = ops.into_iter().find(|op| matches!(*op, "Loop" | "Scan")) {
-        return Err(unsupported(
-            format!("operator '{op}' may run any number of times, so its fuel is not known before it runs"),
-            "unroll the loop when exporting the model",
-        ));
+    for node in nodes(graph) {
+        let (op, domain) = (op(node), node.domain.as_deref().unwrap_or_default());
+        if !DOMAINS.contains(&domain) {
+            return Err(unsupported(
+                format!("operator '{op}' is of the unknown domain '{domain}'"),
+                "export the model with operators of ONNX alone",
+            ));
+        }
+        // Whatever holds a graph besides `If` runs it over and over.
+        if matches!(op, "Loop" | "Scan" | "SequenceMap") || op != "If" && inner(node).next().is_some() {
+            return Err(unsupported(
+                format!(
+                    "operator '{op}' may run any number of times, so its fuel is not known before it runs"
+                ),
+                "unroll the loop when exporting the model",
+            ));
+        }
     }
     graph.initializer.iter().try_for_each(check_weight)?;
     check_order(graph)
+}
+
+/// Whether two runs on the same inputs may differ: it draws random numbers.
+pub(crate) fn is_random(graph: &GraphProto) -> bool {
+    let random = |node: &NodeProto| match op(node) {
+        "Multinomial" | "Bernoulli" => true,
+        // Without its switch for training it lets everything pass.
+        "Dropout" => node.input.get(2).is_some_and(|training| !training.is_empty()),
+        op => op.starts_with("Random"),
+    };
+    nodes(graph).into_iter().any(random)
+}
+
+fn op(node: &NodeProto) -> &str {
+    node.op_type.as_deref().unwrap_or_default()
 }
 
 /// Checks that a weight's axes can be multiplied, whatever any of them is.
@@ -59,9 +87,11 @@ fn check_weight(weight: &TensorProto) -> Result<(), LoadError> {
 /// The most inputs, and the most outputs, of a graph: each call looks for each of them.
 const MAX_TENSORS: usize = 256;
 
-/// The signature that the file declares. `inferred` gives the shape of an output that declares none.
+/// The signature that the file declares, of types that the backend carries. `inferred` gives the shape of an
+/// output that declares none.
 pub(crate) fn signature(
     graph: &GraphProto,
+    carries: impl Fn(DType) -> bool,
     inferred: impl Fn(&str) -> Option<Vec<Option<u32>>>,
 ) -> Result<Signature, LoadError> {
     // Old files list their weights among the inputs.
@@ -78,11 +108,13 @@ pub(crate) fn signature(
             "join them when exporting the model",
         ));
     }
-    let inputs = inputs.into_iter().map(|input| spec("input", input, |_| None));
+    let inputs = inputs
+        .into_iter()
+        .map(|input| spec("input", input, &carries, |_| None));
     let outputs = graph
         .output
         .iter()
-        .map(|output| spec("output", output, &inferred));
+        .map(|output| spec("output", output, &carries, &inferred));
     let signature = Signature {
         inputs: inputs.collect::<Result<_, _>>()?,
         outputs: outputs.collect::<Result<_, _>>()?,
@@ -104,6 +136,7 @@ pub(crate) fn signature(
 fn spec(
     kind: &str,
     value: &ValueInfoProto,
+    carries: impl Fn(DType) -> bool,
     inferred: impl Fn(&str) -> Option<Vec<Option<u32>>>,
 ) -> Result<TensorSpec, LoadError> {
     let name = value.name.clone().filter(|name| !name.is_empty());
@@ -119,10 +152,10 @@ fn spec(
         )
     })?;
     let element = tensor.elem_type.unwrap_or(DataType(0));
-    let dtype = dtype(element).ok_or_else(|| {
+    let dtype = dtype(element).filter(|dtype| carries(*dtype)).ok_or_else(|| {
         unsupported(
             format!("{kind} '{name}' is of the type {element}"),
-            "convert it to FLOAT, INT32, INT64, INT8, UINT8 or BOOL",
+            "convert it to FLOAT, INT32, INT64, INT8, UINT8 or BOOL; ONNX Runtime takes every type of numbers",
         )
     })?;
     let shape = declared_shape(&name, tensor)?
@@ -150,15 +183,22 @@ fn declared_shape(name: &str, tensor: &TypeProtoTensor) -> Result<Option<Vec<Opt
     dims.collect::<Result<_, _>>().map(Some)
 }
 
-/// The contract's type of an ONNX type, where rten keeps every value of it.
+/// The contract's type of an ONNX type.
 fn dtype(element: DataType) -> Option<DType> {
     Some(match element {
-        DataType::FLOAT => DType::Fp32,
-        DataType::INT32 => DType::I32,
-        DataType::INT64 => DType::I64,
-        DataType::INT8 => DType::I8,
-        DataType::UINT8 => DType::U8,
         DataType::BOOL => DType::Bool,
+        DataType::UINT8 => DType::U8,
+        DataType::INT8 => DType::I8,
+        DataType::UINT16 => DType::U16,
+        DataType::INT16 => DType::I16,
+        DataType::UINT32 => DType::U32,
+        DataType::INT32 => DType::I32,
+        DataType::UINT64 => DType::U64,
+        DataType::INT64 => DType::I64,
+        DataType::FLOAT16 => DType::Fp16,
+        DataType::BFLOAT16 => DType::Bf16,
+        DataType::FLOAT => DType::Fp32,
+        DataType::DOUBLE => DType::Fp64,
         _ => return None,
     })
 }

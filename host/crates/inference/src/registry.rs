@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use crate::backend::{Backend, Caps, Target};
 use crate::error::LoadError;
 use crate::handle::GraphHandle;
+use crate::placement::Source;
 use crate::scan;
 use crate::turns::Turns;
 use crate::worker::{WorkerOptions, Workers, blocking};
@@ -47,12 +48,15 @@ pub struct Inference {
 
 struct Shared {
     options: Options,
-    backends: Vec<(Caps, Arc<dyn Backend>)>,
+    backends: Vec<Installed>,
     graphs: Mutex<HashMap<Key, Slot>>,
     /// Places to load on, the node's and those of tenants that have graphs or load some.
     loads: Arc<Semaphore>,
     tenant_loads: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
 }
+
+/// A backend with what it said when it was probed.
+pub(crate) type Installed = (Caps, Arc<dyn Backend>);
 
 /// A graph is never shared by tenants, even where its bytes are the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,12 +76,17 @@ fn is_used(slot: &Slot) -> bool {
 }
 
 impl Inference {
-    /// With every backend of this crate, each graph in a process that `worker` starts.
+    /// With every backend that `worker` has, each graph in a process that it starts.
     pub fn new(options: Options, worker: WorkerOptions) -> Self {
-        Self::with_backends(options, vec![Arc::new(Workers::new(worker))])
+        let worker = Arc::new(worker);
+        let mut backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Workers::rten(Arc::clone(&worker)))];
+        if let Some(onnxruntime) = Workers::onnxruntime(worker) {
+            backends.push(Arc::new(onnxruntime));
+        }
+        Self::with_backends(options, backends)
     }
 
-    /// With these backends, the preferred first.
+    /// With these backends, first the one that the others are compared with.
     pub fn with_backends(options: Options, backends: Vec<Arc<dyn Backend>>) -> Self {
         let backends = backends
             .into_iter()
@@ -103,7 +112,7 @@ impl Inference {
             .collect()
     }
 
-    /// The graph of `blob`, whose digest is `digest`; loads it if it is not there. Callers that come while
+    /// The graph of `blob`, whose digest is `digest`, on the first backend that can load it. Callers that come while
     /// it loads wait for the same load. It stays as long as anyone holds it; its process ends with the last.
     /// Loads of one tenant take turns, and so do all loads of the node.
     ///
@@ -111,7 +120,7 @@ impl Inference {
     /// future is dropped.
     ///
     /// # Errors
-    /// No backend for the target, a model that is too large, broken or beyond the backend, one that takes
+    /// No backend for the target, a model that is too large, broken or beyond every backend, one that takes
     /// too much memory or time to load, a fault of the backend. A failure is not kept: the next caller tries
     /// again.
     pub async fn load(
@@ -122,12 +131,51 @@ impl Inference {
         target: Target,
         cell: &UsageCell,
     ) -> Result<Arc<GraphHandle>, LoadError> {
-        let found = self
-            .shared
-            .backends
-            .iter()
-            .find(|(caps, _)| caps.targets.contains(&target));
-        let (caps, backend) = found.ok_or(LoadError::TargetUnavailable { target })?;
+        let source = Source {
+            tenant,
+            digest,
+            blob,
+            target,
+        };
+        self.load_first(&source, cell).await
+    }
+
+    /// The same on the first backend that can.
+    pub(crate) async fn load_first(
+        &self,
+        source: &Source,
+        cell: &UsageCell,
+    ) -> Result<Arc<GraphHandle>, LoadError> {
+        let target = source.target;
+        let mut refused = LoadError::TargetUnavailable { target };
+        for backend in self.installed(target) {
+            match self.load_on(backend, source, cell).await {
+                Err(error) if error.is_of_one_backend() => refused = error,
+                loaded => return loaded,
+            }
+        }
+        Err(refused)
+    }
+
+    /// The backends that run on a target; the first is the reference.
+    pub(crate) fn installed(&self, target: Target) -> impl Iterator<Item = &Installed> {
+        let backends = self.shared.backends.iter();
+        backends.filter(move |(caps, _)| caps.targets.contains(&target))
+    }
+
+    /// The same on this backend.
+    pub(crate) async fn load_on(
+        &self,
+        (caps, backend): &Installed,
+        source: &Source,
+        cell: &UsageCell,
+    ) -> Result<Arc<GraphHandle>, LoadError> {
+        let &Source {
+            tenant,
+            digest,
+            ref blob,
+            target,
+        } = source;
         let (bytes, limit) = (blob.len() as u64, self.shared.options.max_model_bytes);
         if bytes > limit {
             return Err(LoadError::TooLarge { bytes, limit });
@@ -148,7 +196,7 @@ impl Inference {
         let turn = turns.take().await;
         let scanned = blob.clone();
         blocking(cell, move || scan::check(&scanned)).await?;
-        let graph = backend.load(blob, target, cell).await?;
+        let graph = backend.load(blob.clone(), target, cell).await?;
         drop(turn);
         let (info, capacity) = (caps.info.clone(), self.shared.options.queue_capacity);
         let graph = Arc::new(GraphHandle::start(digest, info, graph, turns, capacity, cell).await?);

@@ -35,7 +35,7 @@ impl Message {
     /// The message in field `number`, where it is one of these.
     fn child(self, number: u64) -> Option<Self> {
         Some(match (self, number) {
-            (Self::Model, 7) | (Self::Attribute, 6 | 11) => Self::Graph,
+            (Self::Model, 7) | (Self::Attribute, 6) => Self::Graph,
             (Self::Graph, 1) => Self::Node,
             (Self::Node, 5) => Self::Attribute,
             (Self::Graph, 5) | (Self::Attribute, 5 | 10) => Self::Tensor,
@@ -46,6 +46,17 @@ impl Message {
             (Self::Type, 4) => Self::Sequence,
             _ => return None,
         })
+    }
+
+    /// Refuses in field `number` what hides operators or weights from those who read the file after the scan.
+    fn refuse(self, number: u64) -> Result<(), LoadError> {
+        let (what, advice) = match (self, number) {
+            (Self::Model, 25) => ("functions of its own", "inline them when exporting it"),
+            (Self::Graph, 15) | (Self::Attribute, 22 | 23) => ("sparse weights", "save them as dense ones"),
+            (Self::Attribute, 11) => ("lists of graphs", "export it with operators of ONNX alone"),
+            _ => return Ok(()),
+        };
+        Err(unsupported(format!("the model has {what}"), advice))
     }
 
     /// Whether field `number` is a list of integers that may be packed.
@@ -102,6 +113,9 @@ fn walk(message: Message, bytes: &[u8], depth: u32, budget: &mut Budget) -> Resu
                 "simplify the model's graph",
             )
         })?;
+        if let Field::Bytes(_) = field {
+            message.refuse(number)?;
+        }
         match (message, number, field) {
             (Message::Tensor, 13, Field::Bytes(_)) | (Message::Tensor, 14, Field::Varint(1..)) => {
                 return Err(unsupported(

@@ -13,26 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::{DType, Digest, TenantId, Tensor, UsageCell};
 use inference::{ComputeError, GraphHandle, Inference, Options, Target};
-use onnx::{FREE, Net, Type, dense, worker};
+use onnx::{Net, children, dense, power, square, until, worker};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_util::sync::CancellationToken;
-
-/// `y = x^3001`: nothing where `x` is small, a minute's work where it is 1024 wide.
-fn power() -> Net {
-    let mut net = Net::default().input("x", Type::FLOAT, &[FREE, FREE]);
-    let mut last = "x".to_owned();
-    for i in 0..3_000 {
-        let next = format!("v{i}");
-        net = net.node("MatMul", &[&last, "x"], &next);
-        last = next;
-    }
-    net.output(&last, Type::FLOAT, &[FREE, FREE])
-}
-
-fn square(width: u32) -> Vec<Tensor> {
-    let data = 0_f32.to_le_bytes().repeat((width * width) as usize);
-    vec![Tensor::new("x", DType::Fp32, vec![width; 2], data).unwrap()]
-}
 
 async fn load(inference: &Inference, tenant: u128, net: Net, cell: &UsageCell) -> Arc<GraphHandle> {
     let file = net.bytes();
@@ -58,27 +41,6 @@ async fn busy_call(graph: &Arc<GraphHandle>, cancel: &CancellationToken) -> (Cal
 }
 
 type Call = tokio::task::JoinHandle<Result<Vec<Tensor>, ComputeError>>;
-
-/// Waits for what must come.
-async fn until(mut there: impl FnMut() -> bool) {
-    let wait = async {
-        while !there() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
-}
-
-/// The processes that this one has started and not lost.
-fn children() -> Vec<i32> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let children = tasks.flat_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")));
-    let children = children.collect::<Vec<_>>().join(" ");
-    children
-        .split_ascii_whitespace()
-        .map(|pid| pid.parse().unwrap())
-        .collect()
-}
 
 /// Whether all threads of a process that nobody has waited for have ended.
 fn is_dead(pid: i32) -> bool {

@@ -43,7 +43,7 @@ impl Rten {
         let model = ModelOptions::with_all_ops()
             .load(blob)
             .map_err(|error| load_error(&error))?;
-        let signature = onnx::signature(&proto, |name| inferred_shape(&model, name))?;
+        let signature = onnx::signature(&proto, carries, |name| inferred_shape(&model, name))?;
         let (inputs, outputs) = (model.input_ids().to_vec(), model.output_ids().to_vec());
         if inputs.len() != signature.inputs.len() || outputs.len() != signature.outputs.len() {
             return Err(onnx::invalid("its inputs and outputs are not what it declares"));
@@ -103,15 +103,21 @@ impl Rten {
     }
 }
 
+/// Whether rten keeps every value of a type.
+pub(crate) fn carries(dtype: DType) -> bool {
+    use DType::{Bool, Fp32, I8, I32, I64, U8};
+    matches!(dtype, Fp32 | I32 | I64 | I8 | U8 | Bool)
+}
+
 fn load_error(error: &rten::LoadError) -> LoadError {
     match error.kind() {
         LoadErrorKind::OperatorInvalid => onnx::unsupported(
             error.to_string(),
-            "export the model with operators that rten knows, or a lower opset",
+            "export the model with operators that rten knows or a lower opset, or have a host with ONNX Runtime run it",
         ),
         LoadErrorKind::ShapeInferenceFailed => onnx::unsupported(
             error.to_string(),
-            "check the model with ONNX's own checker and export it again",
+            "check the model with ONNX's own checker and export it again, or have a host with ONNX Runtime run it",
         ),
         _ => onnx::invalid(error.to_string()),
     }

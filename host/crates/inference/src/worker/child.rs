@@ -1,10 +1,11 @@
-//! A graph's process: confined before it sees a byte of the tenant's, on one thread beside the one that
-//! watches for the host's end.
+//! A graph's process: confined before it sees a byte of the tenant's or opens a library, on one thread beside
+//! the one that watches for the host's stops and for its end.
 
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
@@ -13,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 
 use super::frame::{self, Answer, Ask, Head, PREFIX_BYTES, Prefix};
-use crate::backends::rten::Rten;
+use super::stop::Stops;
+use crate::backends::onnxruntime;
 use crate::cpu;
 use crate::error::{ComputeError, LoadError};
 
@@ -35,22 +37,24 @@ pub enum WorkerError {
 }
 
 /// Loads the model that comes over the socket on standard input and runs it as it is told, until the host
-/// closes the socket.
+/// closes the socket. Over the one on standard output come the runs that are to be stopped.
 ///
 /// The body of a hidden subcommand, to be run in a process that does nothing else.
 ///
 /// # Errors
-/// No socket on standard input, limits that cannot be set.
+/// No socket on standard input or output, limits that cannot be set.
 pub fn graph_worker() -> Result<(), WorkerError> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut limit_bytes = [0; 8];
     (&socket).read_exact(&mut limit_bytes)?;
     confine(u64::from_le_bytes(limit_bytes))?;
-    end_with_host(socket.try_clone()?)?;
+    let stopping = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let stops = Arc::new(Stops::default());
+    watch(socket.try_clone()?, stopping, Arc::clone(&stops))?;
     // The words of a panic go into the answer.
     panic::set_hook(Box::new(|_| {}));
     // Entered once: inside, rten works on the thread that it finds itself on.
-    rten::thread_pool().run(|| serve(&socket))?;
+    rten::thread_pool().run(|| serve(&socket, &stops))?;
     Ok(())
 }
 
@@ -73,39 +77,58 @@ fn confine(address_space_bytes: u64) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// Ends this process when the other end of the socket is closed, whatever the model does just then.
-fn end_with_host(socket: UnixStream) -> io::Result<()> {
+/// Ends this process when the other end of the socket is closed, whatever the model does just then, and stops
+/// the runs whose numbers come over `stopping`.
+fn watch(socket: UnixStream, mut stopping: UnixStream, stops: Arc<Stops>) -> io::Result<()> {
     let watch = move || {
         loop {
-            // Nothing is asked for: it returns when the other end is gone.
-            let mut watched = [PollFd::new(&socket, PollFlags::empty())];
-            let hung_up = poll(&mut watched, None).is_ok()
-                && watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
-            if hung_up {
+            // Nothing is asked of the first: it returns when the other end is gone.
+            let mut watched = [
+                PollFd::new(&socket, PollFlags::empty()),
+                PollFd::new(&stopping, PollFlags::IN),
+            ];
+            if poll(&mut watched, None).is_err() {
+                continue;
+            }
+            let hung_up = watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            let told = !watched[1].revents().is_empty();
+            let mut number = [0; 8];
+            if hung_up || told && stopping.read_exact(&mut number).is_err() {
                 let _ = kill_process(getpid(), Signal::KILL);
+            } else if told {
+                stops.stop(u64::from_le_bytes(number));
             }
         }
     };
     thread::Builder::new().stack_size(64 << 10).spawn(watch).map(drop)
 }
 
-fn serve(socket: &UnixStream) -> io::Result<()> {
+fn serve(socket: &UnixStream, stops: &Stops) -> io::Result<()> {
     let mut input = BufReader::with_capacity(BUFFER_BYTES, socket);
-    let Some((Ask::Load, blob)) = read(&mut input)? else {
-        return Err(frame::garbled("a run before a model"));
+    stops.next();
+    let (library, blob) = match read(&mut input)? {
+        Some((Ask::Load(library), blob)) => (library, blob),
+        Some((Ask::Probe(path), _)) => {
+            let answer = match loaded(|| onnxruntime::probe(&path)) {
+                Ok(version) => Answer::Probed(version),
+                Err(error) => Answer::Refused(error),
+            };
+            return write(socket, &answer, &[]);
+        }
+        _ => return Err(frame::garbled("a run before a model")),
     };
-    let model = guarded(|| Rten::load(blob)).unwrap_or_else(|reason| Err(LoadError::Backend { reason }));
-    let model = match model {
+    let mut model = match loaded(|| library.load(blob)) {
         Ok(model) => model,
         Err(error) => return write(socket, &Answer::Refused(error), &[]),
     };
     write(socket, &Answer::Loaded(model.signature().clone()), &[])?;
     while let Some((ask, body)) = read(&mut input)? {
+        stops.next();
         let Ask::Run(heads) = ask else {
             return Err(frame::garbled("a second model"));
         };
         let inputs = frame::tensors(heads, Bytes::from(body))?;
-        let answer = guarded(|| model.run(&inputs));
+        let answer = guarded(|| model.run(&inputs, stops));
         match answer.unwrap_or_else(|reason| Err(ComputeError::Backend { reason })) {
             Ok(outputs) => {
                 let heads = outputs.iter().map(Head::of).collect();
@@ -115,6 +138,11 @@ fn serve(socket: &UnixStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What loading gives; a panic is the library's failure.
+fn loaded<T>(load: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+    guarded(load).unwrap_or_else(|reason| Err(LoadError::Backend { reason }))
 }
 
 /// What `work` gives, or the words of its panic.

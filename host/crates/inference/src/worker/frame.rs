@@ -4,12 +4,14 @@
 //! their one constructor.
 
 use std::io;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use domain::{DType, Signature, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::backends::Library;
 use crate::error::{ComputeError, LoadError};
 
 /// Bytes before the head: its length and the body's.
@@ -21,8 +23,10 @@ const MAX_HEAD_BYTES: u32 = 4 << 20;
 /// What the host asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Ask {
-    /// Load the model in the body.
-    Load,
+    /// Open the ONNX Runtime at this path.
+    Probe(PathBuf),
+    /// Load the model in the body, to be run by this.
+    Load(Library),
     /// Run on the tensors in the body.
     Run(Vec<Head>),
 }
@@ -30,9 +34,11 @@ pub(super) enum Ask {
 /// What the process answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
+    /// It is there and says that it has this version.
+    Probed(String),
     /// The model is loaded.
     Loaded(Signature),
-    /// It cannot be.
+    /// It, or the library, cannot be.
     Refused(LoadError),
     /// The outputs are the tensors in the body.
     Ran(Vec<Head>),

@@ -8,8 +8,9 @@
 mod child;
 mod frame;
 mod process;
+mod stop;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,13 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::frame::{Answer, Ask, Head};
 use self::process::{Bounds, End, Lost, Process};
-use crate::backend::{Backend, Caps, Graph, RunMeter, Runner, Target};
-use crate::backends::rten;
+use crate::backend::{Backend, BackendInfo, Caps, Graph, RunMeter, Runner, Target};
+use crate::backends::{Library, onnxruntime, rten};
 use crate::cost::Cost;
 use crate::error::{ComputeError, LoadError};
 use crate::{check, cpu, onnx};
 
 pub use self::child::{WorkerError, graph_worker};
+pub(crate) use self::stop::Stops;
 
 /// How the processes of graphs are started, and what each may take.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct WorkerOptions {
     pub args: Vec<String>,
     /// Address space of a process, in bytes.
     pub memory_bytes: u64,
+    /// The ONNX Runtime that graphs may run on.
+    pub onnxruntime: Option<OnnxRuntimeLibrary>,
     /// CPU time of one load.
     pub load_cpu: Duration,
     /// Wall time of one load.
@@ -51,23 +55,73 @@ impl WorkerOptions {
             program: program.into(),
             args,
             memory_bytes: 2 << 30,
+            onnxruntime: None,
             load_cpu: Duration::from_secs(60),
             load_wall: Duration::from_secs(180),
         }
     }
 }
 
-/// The backend that runs each graph in a process of its own: rten, on the processor.
+/// A library of ONNX Runtime that answered when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnnxRuntimeLibrary {
+    path: PathBuf,
+    version: String,
+}
+
+impl OnnxRuntimeLibrary {
+    /// Opens the library in a process of its own, so that a broken one harms nobody.
+    ///
+    /// # Errors
+    /// No process, or a library that is not there, is none, is too old, or takes too much.
+    pub async fn probe(path: &Path, worker: &WorkerOptions) -> Result<Self, LoadError> {
+        let ask = Ask::Probe(path.to_owned());
+        match first_answer(worker, &ask, &Bytes::new(), &UsageCell::default()).await? {
+            (_, Answer::Probed(version)) => Ok(Self {
+                path: path.to_owned(),
+                version,
+            }),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its version, such as `1.32.0`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+/// A backend that runs each graph in a process of its own, on the processor.
 pub struct Workers {
     options: Arc<WorkerOptions>,
+    library: Library,
+    info: BackendInfo,
 }
 
 impl Workers {
-    /// Starts processes so.
-    pub fn new(options: WorkerOptions) -> Self {
+    /// rten, in processes that are started so.
+    pub fn rten(options: Arc<WorkerOptions>) -> Self {
         Self {
-            options: Arc::new(options),
+            options,
+            library: Library::Rten,
+            info: rten::info(),
         }
+    }
+
+    /// ONNX Runtime, in processes that are started so; none without its library.
+    pub fn onnxruntime(options: Arc<WorkerOptions>) -> Option<Self> {
+        let OnnxRuntimeLibrary { path, version } = options.onnxruntime.as_ref()?;
+        let (library, info) = (Library::OnnxRuntime(path.clone()), onnxruntime::info(version));
+        Some(Self {
+            options,
+            library,
+            info,
+        })
     }
 
     async fn load(&self, blob: Bytes, target: Target, cell: &UsageCell) -> Result<Box<dyn Graph>, LoadError> {
@@ -75,25 +129,29 @@ impl Workers {
             return Err(LoadError::TargetUnavailable { target });
         }
         let parsed = blob.clone();
-        let (proto, cost) = blocking(cell, move || {
+        let (proto, cost, is_random) = blocking(cell, move || {
             let proto = onnx::parse(&parsed)?;
             onnx::check(&proto)?;
-            let cost = Cost::of(&proto);
-            Ok((proto, cost))
+            let (cost, is_random) = (Cost::of(&proto), onnx::is_random(&proto));
+            Ok((proto, cost, is_random))
         })
         .await?;
-        let (process, found) = start(&self.options, &blob, cell).await?;
+        let (process, found) = start(&self.options, &self.library, &blob, cell).await?;
         // Of the process's word only the shapes are taken that the file leaves open.
         let inferred = move |name: &str| {
             let spec = found.outputs.iter().find(|spec| spec.name == name)?;
             Some(spec.shape.clone())
         };
-        let signature = blocking(cell, move || onnx::signature(&proto, inferred)).await?;
+        let library = self.library.clone();
+        let carries = move |dtype| library.carries(dtype);
+        let signature = blocking(cell, move || onnx::signature(&proto, carries, inferred)).await?;
         let resident_bytes = process.peak_bytes().unwrap_or_default() + blob.len() as u64;
         Ok(Box::new(WorkerGraph {
             options: Arc::clone(&self.options),
+            library: self.library.clone(),
             blob,
             cost,
+            is_random,
             resident_bytes,
             spare: Mutex::new(Some(process)),
             signature: Arc::new(signature),
@@ -104,7 +162,7 @@ impl Workers {
 impl Backend for Workers {
     fn probe(&self) -> Caps {
         Caps {
-            info: rten::info(),
+            info: self.info.clone(),
             targets: vec![Target::Cpu],
             interruptible: true,
         }
@@ -123,9 +181,23 @@ impl Backend for Workers {
 /// Starts a process and has it load a model.
 async fn start(
     options: &WorkerOptions,
+    library: &Library,
     blob: &Bytes,
     cell: &UsageCell,
 ) -> Result<(Process, Signature), LoadError> {
+    match first_answer(options, &Ask::Load(library.clone()), blob, cell).await? {
+        (process, Answer::Loaded(signature)) => Ok((process, signature)),
+        _ => Err(nonsense()),
+    }
+}
+
+/// Starts a process and asks it for the first time, within the bounds of a load.
+async fn first_answer(
+    options: &WorkerOptions,
+    ask: &Ask,
+    body: &Bytes,
+    cell: &UsageCell,
+) -> Result<(Process, Answer), LoadError> {
     let unavailable = |error: std::io::Error| LoadError::Unavailable {
         reason: error.to_string(),
     };
@@ -136,14 +208,11 @@ async fn start(
     };
     let mut spend = |cpu_ns| cell.add_cpu_ns(cpu_ns);
     let never = CancellationToken::new();
-    let body = std::slice::from_ref(blob);
-    let asked = process.ask(&Ask::Load, body, &never, Some(&bounds), &mut spend);
+    let body = std::slice::from_ref(body);
+    let asked = process.ask(ask, body, &never, Some(&bounds), &mut spend);
     let error = match asked.await {
-        Ok((Answer::Loaded(signature), _)) => return Ok((process, signature)),
         Ok((Answer::Refused(error), _)) => Some(refused(error, options)),
-        Ok(_) => Some(LoadError::Backend {
-            reason: "its process answered what was not asked".into(),
-        }),
+        Ok((answer, _)) => return Ok((process, answer)),
         Err(Lost::Expensive(limit)) => Some(LoadError::Expensive { limit }),
         Err(Lost::Cancelled | Lost::Broken) => None,
     };
@@ -157,6 +226,12 @@ async fn start(
     Err(error.unwrap_or(by_end))
 }
 
+fn nonsense() -> LoadError {
+    LoadError::Backend {
+        reason: "its process answered what was not asked".into(),
+    }
+}
+
 /// A size beyond all memory panics before it is asked for.
 fn refused(error: LoadError, options: &WorkerOptions) -> LoadError {
     match error {
@@ -168,7 +243,7 @@ fn refused(error: LoadError, options: &WorkerOptions) -> LoadError {
 }
 
 fn is_beyond_memory(reason: &str) -> bool {
-    reason.contains("capacity overflow")
+    reason.contains("capacity overflow") || onnxruntime::out_of_memory(reason)
 }
 
 /// Runs `work`, which may take long, where it blocks nobody; its CPU time goes to `cell`.
@@ -192,9 +267,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// A model and how its process is started.
 struct WorkerGraph {
     options: Arc<WorkerOptions>,
+    library: Library,
     blob: Bytes,
     signature: Arc<Signature>,
     cost: Cost,
+    is_random: bool,
     resident_bytes: u64,
     /// The process that loaded the model first, until a runner takes it.
     spare: Mutex<Option<Process>>,
@@ -213,12 +290,16 @@ impl Graph for WorkerGraph {
         self.resident_bytes
     }
 
+    fn is_random(&self) -> bool {
+        self.is_random
+    }
+
     fn runner<'a>(&'a self, cell: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>> {
         let start = async move {
             let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
             let process = match spare {
                 Some(process) => process,
-                None => start(&self.options, &self.blob, cell).await?.0,
+                None => start(&self.options, &self.library, &self.blob, cell).await?.0,
             };
             let runner: Box<dyn Runner> = Box::new(WorkerRunner {
                 process: Some(process),
@@ -298,7 +379,7 @@ impl WorkerRunner {
                 Some(Err(self.memory()))
             }
             Answer::Failed(error) => Some(Err(error)),
-            Answer::Loaded(_) | Answer::Refused(_) => None,
+            Answer::Probed(_) | Answer::Loaded(_) | Answer::Refused(_) => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The host's side of a graph's process: started, talked to, metered, ended.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -37,6 +38,8 @@ const STACK_BYTES: &str = "67108864";
 pub(super) struct Process {
     child: Child,
     socket: BufReader<UnixStream>,
+    stopping: std::os::unix::net::UnixStream,
+    asked: u64,
     complaint: JoinHandle<Vec<u8>>,
     clock: Option<ProcessClock>,
     seen_ns: u64,
@@ -77,6 +80,10 @@ impl Process {
     pub(super) async fn start(options: &WorkerOptions) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
+        let (stopping, stopped) = std::os::unix::net::UnixStream::pair()?;
+        stopping.set_nonblocking(true)?;
+        // Whatever a library prints there goes nowhere.
+        stopping.shutdown(Shutdown::Read)?;
         let mut child = Command::new(&options.program)
             .args(&options.args)
             .env_clear()
@@ -84,8 +91,10 @@ impl Process {
             .env("RTEN_NUM_THREADS", "1")
             .env("MALLOC_ARENA_MAX", "1")
             .env("RUST_MIN_STACK", STACK_BYTES)
+            // Else ONNX Runtime opens a database in the user's home and reports to its makers over the network.
+            .env("ORT_DISABLE_TELEMETRY", "1")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(OwnedFd::from(stopped)))
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
@@ -96,6 +105,8 @@ impl Process {
             clock: child.id().and_then(ProcessClock::of),
             child,
             socket,
+            stopping,
+            asked: 0,
             complaint: tokio::spawn(tail(stderr)),
             seen_ns: 0,
         })
@@ -112,15 +123,21 @@ impl Process {
         spend: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(Answer, Bytes), Lost> {
         let (began, began_ns) = (Instant::now(), self.seen_ns);
+        self.asked += 1;
         let mut sampling = interval_at(began + SAMPLING, SAMPLING);
         let mut killed_at = None;
         let (socket, clock, seen_ns) = (&mut self.socket, self.clock, &mut self.seen_ns);
+        let (mut stopping, asked) = (&self.stopping, self.asked);
         let mut talk = std::pin::pin!(talk(socket, ask, body));
         let answer = loop {
             tokio::select! {
                 biased;
                 answer = &mut talk => break answer.map_err(Lost::broken),
-                () = cancel.cancelled(), if killed_at.is_none() => killed_at = Some(Instant::now() + GRACE),
+                () = cancel.cancelled(), if killed_at.is_none() => {
+                    // Where the library can stop between two operators, the process and its model stay.
+                    let _ = stopping.write_all(&asked.to_le_bytes());
+                    killed_at = Some(Instant::now() + GRACE);
+                }
                 () = sleep_until(killed_at.unwrap_or(began)), if killed_at.is_some() => {
                     break Err(Lost::Cancelled);
                 }

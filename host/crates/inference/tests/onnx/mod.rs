@@ -1,9 +1,15 @@
-//! Writes small ONNX files.
+//! Writes small ONNX files, and what else the tests of backends share.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
 
 use std::cell::RefCell;
 
-use inference::WorkerOptions;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{DType, Tensor};
+use inference::worker::Workers;
+use inference::{Inference, OnnxRuntimeLibrary, Options, WorkerOptions};
 
 use rten_onnx::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
@@ -17,6 +23,39 @@ pub fn worker() -> WorkerOptions {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().unwrap().join("../examples/graph-worker");
     WorkerOptions::new(program, vec![])
+}
+
+/// The library that `cargo xtask runtimes` brings.
+pub fn library() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let library = root.join(".tools/runtimes/libonnxruntime.so");
+    assert!(
+        library.exists(),
+        "{} is missing: run cargo xtask runtimes",
+        library.display()
+    );
+    library
+}
+
+/// A program that runs graphs on ONNX Runtime as well.
+pub async fn worker_with_onnxruntime() -> WorkerOptions {
+    let worker = worker();
+    let library = OnnxRuntimeLibrary::probe(&library(), &worker).await.unwrap();
+    WorkerOptions {
+        onnxruntime: Some(library),
+        ..worker
+    }
+}
+
+/// ONNX Runtime alone, in processes of this kind.
+pub async fn onnxruntime(worker: WorkerOptions) -> Inference {
+    let onnxruntime = worker_with_onnxruntime().await.onnxruntime;
+    let worker = WorkerOptions {
+        onnxruntime,
+        ..worker
+    };
+    let backend = Workers::onnxruntime(Arc::new(worker)).unwrap();
+    Inference::with_backends(Options::default(), vec![Arc::new(backend)])
 }
 
 /// A free axis.
@@ -165,4 +204,42 @@ pub fn identity(of: DataType) -> Net {
         .input("x", of, &[FREE])
         .node("Identity", &["x"], "y")
         .output("y", of, &[FREE])
+}
+
+/// `y = x^3001`: nothing where `x` is small, a minute's work where it is 1024 wide.
+pub fn power() -> Net {
+    let mut net = Net::default().input("x", DataType::FLOAT, &[FREE, FREE]);
+    let mut last = "x".to_owned();
+    for i in 0..3_000 {
+        let next = format!("v{i}");
+        net = net.node("MatMul", &[&last, "x"], &next);
+        last = next;
+    }
+    net.output(&last, DataType::FLOAT, &[FREE, FREE])
+}
+
+pub fn square(width: u32) -> Vec<Tensor> {
+    let data = 0_f32.to_le_bytes().repeat((width * width) as usize);
+    vec![Tensor::new("x", DType::Fp32, vec![width; 2], data).unwrap()]
+}
+
+/// Waits for what must come.
+pub async fn until(mut there: impl FnMut() -> bool) {
+    let wait = async {
+        while !there() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap();
+}
+
+/// The processes that this one has started and not lost.
+pub fn children() -> Vec<i32> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let children = tasks.flat_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")));
+    let children = children.collect::<Vec<_>>().join(" ");
+    children
+        .split_ascii_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
 }
