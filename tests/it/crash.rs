@@ -194,6 +194,7 @@ impl Setting {
             manage: key(&admin, "tenant:manage", Some(&id)).await?,
             invoke: key(&admin, "tenant:invoke", Some(&id)).await?,
             read: key(&admin, "tenant:read", Some(&id)).await?,
+            backend: "auto",
             id,
         };
         tenant.deploy("echo", &[], json!({})).await?;

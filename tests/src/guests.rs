@@ -1,6 +1,9 @@
-//! Where `cargo xtask guests` and `cargo xtask models` put what tests need.
+//! Where `cargo xtask guests`, `models` and `runtimes` put what tests need.
 
 use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use inference::{OnnxRuntimeLibrary, WorkerOptions};
 
 /// The root of the checkout.
 pub fn workspace() -> PathBuf {
@@ -41,11 +44,19 @@ pub fn wattle() -> anyhow::Result<PathBuf> {
 }
 
 /// How the `wattle` binary is started for a graph.
-pub fn graph_worker() -> anyhow::Result<inference::WorkerOptions> {
-    Ok(inference::WorkerOptions::new(
-        wattle()?,
-        vec!["graph-worker".into()],
-    ))
+pub fn graph_worker() -> anyhow::Result<WorkerOptions> {
+    Ok(WorkerOptions::new(wattle()?, vec!["graph-worker".into()]))
+}
+
+/// Where `cargo xtask runtimes` puts ONNX Runtime.
+pub fn onnxruntime_path() -> PathBuf {
+    workspace().join(".tools/runtimes/libonnxruntime.so")
+}
+
+/// That library, opened once.
+pub async fn onnxruntime(worker: &WorkerOptions) -> anyhow::Result<OnnxRuntimeLibrary> {
+    let found = OnnxRuntimeLibrary::probe(&onnxruntime_path(), worker).await;
+    found.context("run cargo xtask runtimes")
 }
 
 fn read(path: &Path, mend: &str) -> anyhow::Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use domain::Limits;
 use energy::{ActivityProbe, ScriptHandle, ScriptedMeter};
+use inference::WorkerOptions;
 use runtime::{CompilerCommand, Failure, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
@@ -33,6 +34,7 @@ pub struct TestHost {
     pub ops: Client,
     /// The scripted meter.
     pub meter: ScriptHandle,
+    backend: &'static str,
     database: String,
     data: tempfile::TempDir,
     tasks: Tasks,
@@ -49,6 +51,8 @@ pub struct Tenant {
     pub invoke: Client,
     /// May look.
     pub read: Client,
+    /// The backend that its deployments ask for.
+    pub backend: &'static str,
 }
 
 #[derive(clap::Parser)]
@@ -81,6 +85,21 @@ impl TestHost {
 
     /// A host with more flags.
     pub async fn start_with(more: &[&str]) -> anyhow::Result<Self> {
+        Self::start_on(guests::graph_worker()?, more).await
+    }
+
+    /// A host with ONNX Runtime, which its tenants' deployments ask for.
+    pub async fn start_with_onnxruntime() -> anyhow::Result<Self> {
+        let mut worker = guests::graph_worker()?;
+        worker.onnxruntime = Some(guests::onnxruntime(&worker).await?);
+        let host = Self::start_on(worker, &[]).await?;
+        Ok(Self {
+            backend: "onnxruntime",
+            ..host
+        })
+    }
+
+    async fn start_on(graph_worker: WorkerOptions, more: &[&str]) -> anyhow::Result<Self> {
         let cluster = tokio::task::spawn_blocking(cluster::shared_cluster).await??;
         let database = cluster::fresh_database_name();
         let mut owner = sqlx::PgConnection::connect(&cluster.url(postgres::OWNER_ROLE, "postgres")).await?;
@@ -103,7 +122,7 @@ impl TestHost {
                 program: guests::wattle()?,
                 args: vec!["compile-child".into()],
             },
-            graph_worker: guests::graph_worker()?,
+            graph_worker,
         };
         let (app, tasks) = App::start(flags(data.path(), more)?, ground).await?;
         let stop = CancellationToken::new();
@@ -125,6 +144,7 @@ impl TestHost {
             owner_url,
             ops,
             meter: script,
+            backend: "auto",
             database,
             data,
             tasks,
@@ -168,6 +188,7 @@ impl TestHost {
             manage: self.key("tenant:manage", Some(&id)).await?,
             invoke: self.key("tenant:invoke", Some(&id)).await?,
             read: self.key("tenant:read", Some(&id)).await?,
+            backend: self.backend,
             id,
         })
     }
@@ -224,7 +245,9 @@ impl Tenant {
     /// Uploads the component `guest` and the models of `graphs` (alias, file), and deploys them.
     pub async fn deploy(&self, guest: &str, graphs: &[(&str, &str)], more: Value) -> anyhow::Result<Value> {
         self.manage.push_component(guest, guests::guest(guest)?).await?;
-        let mut body = json!({ "name": guest, "component": { "name": guest }, "graphs": {} });
+        let mut body = json!({
+            "name": guest, "component": { "name": guest }, "graphs": {}, "backend": self.backend,
+        });
         for (alias, file) in graphs {
             let name = file.trim_end_matches(".onnx");
             self.manage.push_graph(name, guests::model(file)?).await?;

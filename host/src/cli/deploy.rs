@@ -1,7 +1,7 @@
 //! `wattle deploy`
 
 use clap::Args;
-use domain::Name;
+use domain::{BackendChoice, Name};
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
@@ -26,6 +26,9 @@ pub struct DeployArgs {
     /// A limit of each call that differs from the default, such as fuel=5M or memory_bytes=64Mi.
     #[arg(long = "limit", value_name = "FIELD=NUMBER")]
     limits: Vec<Limit>,
+    /// What runs the graphs: rten, onnxruntime, or auto for the faster that answers alike.
+    #[arg(long, default_value_t)]
+    backend: BackendChoice,
 }
 
 /// Does it.
@@ -59,6 +62,13 @@ pub async fn run(args: DeployArgs, client: &Client, json: bool) -> anyhow::Resul
         let tensors: Vec<_> = tensors.as_array().into_iter().flatten().map(describe).collect();
         output::say(format_args!("  {heading} {}", tensors.join(", ")))?;
     }
+    for (alias, graph) in deployed["graphs"].as_object().into_iter().flatten() {
+        let text = |field: &str| graph["placement"][field].as_str().unwrap_or_default();
+        let (backend, check) = (text("backend"), text("check"));
+        output::say(format_args!(
+            "  {alias} runs on {backend} (golden check: {check})"
+        ))?;
+    }
     Ok(())
 }
 
@@ -89,7 +99,13 @@ fn release(args: &DeployArgs) -> anyhow::Result<Value> {
         .iter()
         .map(|limit| (limit.field.clone(), json!(limit.value)))
         .collect();
-    Ok(json!({ "component": component, "graphs": graphs, "settings": settings, "limits": limits }))
+    Ok(json!({
+        "component": component,
+        "graphs": graphs,
+        "settings": settings,
+        "limits": limits,
+        "backend": args.backend,
+    }))
 }
 
 /// A tensor of a signature, such as `rows FP32 [?,100]`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use db::{DbError, GraphRef, ReleaseSpec};
 use domain::posting::CallKind;
-use domain::{Digest, Limits, Name, Signature, TenantId, UsageCell};
+use domain::{BackendChoice, Digest, Limits, Name, Signature, TenantId, UsageCell};
 use runtime::Failure;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,9 @@ pub struct Spec {
     /// What differs from the default limits.
     #[serde(default)]
     pub limits: Limits,
+    /// The backend that runs the graphs.
+    #[serde(default)]
+    pub backend: BackendChoice,
 }
 
 /// An upload by name, the newest unless a digest is given.
@@ -130,7 +133,7 @@ fn check(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Names become digests, once and for all; the signature is still to be asked.
+/// Names become digests, once and for all; the signature and the backends are still to be asked.
 async fn resolve(app: &App, tenant: TenantId, spec: Spec) -> Result<ReleaseSpec, Error> {
     let mut tx = app.db.tenant_tx(tenant).await?;
     let component = match &spec.component {
@@ -151,14 +154,21 @@ async fn resolve(app: &App, tenant: TenantId, spec: Spec) -> Result<ReleaseSpec,
             None => tx.graph_version_newest(&name).await?,
         };
         let version = found.ok_or_else(|| Error::not_found("graph", &name))?.digest;
-        graphs.insert(alias.into(), GraphRef { name, version });
+        let placement = None;
+        let graph = GraphRef {
+            name,
+            version,
+            placement,
+        };
+        graphs.insert(alias.into(), graph);
     }
-    let (settings, limits) = (spec.settings, spec.limits);
+    let (settings, limits, backend) = (spec.settings, spec.limits, spec.backend);
     Ok(ReleaseSpec {
         component,
         graphs,
         settings,
         limits,
+        backend,
         signature: Signature::default(),
     })
 }
@@ -169,7 +179,7 @@ async fn prove(
     app: &Arc<App>,
     tenant: TenantId,
     deployment: &Name,
-    spec: ReleaseSpec,
+    mut spec: ReleaseSpec,
 ) -> Result<((ReleaseSpec, Body, u64), Recorded), Error> {
     let call = call(app, CallKind::Deploy, tenant, Some((deployment, 0)));
     let id = call.invocation;
@@ -177,7 +187,8 @@ async fn prove(
     let work = move |cell: Arc<UsageCell>| async move {
         let describe = async {
             let component = spec.component.as_ref().map(|(_, digest)| *digest);
-            let (body, bytes) = releases::body(&host, tenant, component, &spec.graphs, &cell).await?;
+            let (graphs, backend) = (&mut spec.graphs, spec.backend);
+            let (body, bytes) = releases::body(&host, tenant, component, graphs, backend, &cell).await?;
             let limits = releases::describe_limits(&spec.limits);
             let settings = Arc::new(spec.settings.clone());
             let inv = invocation(

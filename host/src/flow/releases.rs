@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use db::GraphRef;
-use domain::{Digest, Limits, Name, Signature, TenantId, UsageCell};
-use inference::{GraphHandle, Target};
+use domain::{BackendChoice, Digest, Limits, Name, Signature, TenantId, UsageCell};
+use inference::{GraphHandle, Source, Target};
 use runtime::{CompileError, Graphs, Pipeline};
 
 use super::Error;
@@ -105,7 +105,9 @@ impl Releases {
         let load = async || {
             self.loads.fetch_add(1, Relaxed);
             let component = row.spec.component.as_ref().map(|(_, digest)| *digest);
-            let (body, bytes) = body(app, tenant, component, &row.spec.graphs, cell).await?;
+            // Where a backend has changed since the release was made, its graphs are checked again.
+            let (mut graphs, backend) = (row.spec.graphs.clone(), row.spec.backend);
+            let (body, bytes) = body(app, tenant, component, &mut graphs, backend, cell).await?;
             loaded_bytes = Some(bytes);
             Ok(Arc::new(Release::new(row.clone(), body)))
         };
@@ -164,21 +166,27 @@ impl Release {
     }
 }
 
-/// Loads a component and graphs by digest; with the bytes that they take, about.
+/// Loads a component and graphs by digest; with the bytes that they take, about. Graphs note which backend
+/// they were placed on and how that was checked.
 pub async fn body(
     app: &App,
     tenant: TenantId,
     component: Option<Digest>,
-    graphs: &BTreeMap<String, GraphRef>,
+    graphs: &mut BTreeMap<String, GraphRef>,
+    backend: BackendChoice,
     cell: &UsageCell,
 ) -> Result<(Body, u64), Error> {
     let (mut handles, mut bytes) = (BTreeMap::new(), 0);
     for (alias, graph) in graphs {
-        let blob = app.blobs.get(graph.version).await?;
-        let handle = app
-            .inference
-            .load(tenant, graph.version, blob, Target::Cpu, cell)
-            .await?;
+        let source = Source {
+            tenant,
+            digest: graph.version,
+            blob: app.blobs.get(graph.version).await?,
+            target: Target::Cpu,
+        };
+        let known = graph.placement.as_ref();
+        let (handle, placement) = app.inference.place(&source, backend, known, cell).await?;
+        graph.placement = Some(placement);
         bytes += handle.resident_bytes();
         handles.insert(alias.clone(), handle);
     }

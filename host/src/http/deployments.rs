@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use domain::{Digest, Limits, Name, Signature};
+use domain::{BackendChoice, Digest, Limits, Name, Placement, Signature};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -72,6 +72,9 @@ struct Release {
     /// What one call may use.
     #[schema(value_type = schema::Limits)]
     limits: Limits,
+    /// What runs the graphs, as it was asked for.
+    #[schema(value_type = schema::BackendChoice)]
+    backend: BackendChoice,
     /// What it takes and gives.
     #[schema(value_type = schema::Signature)]
     signature: Signature,
@@ -100,6 +103,9 @@ struct GraphRef {
     /// The digest of its bytes.
     #[schema(value_type = schema::Digest)]
     version: Digest,
+    /// What was found when the release was made; null in releases from before there was a choice.
+    #[schema(value_type = Option<schema::Placement>)]
+    placement: Option<Placement>,
 }
 
 impl From<&db::Release> for Release {
@@ -108,6 +114,7 @@ impl From<&db::Release> for Release {
         let graph = |graph: db::GraphRef| GraphRef {
             name: graph.name,
             version: graph.version,
+            placement: graph.placement,
         };
         Self {
             name: row.deployment.clone(),
@@ -122,6 +129,7 @@ impl From<&db::Release> for Release {
                 .collect(),
             settings: spec.settings,
             limits: spec.limits,
+            backend: spec.backend,
             signature: spec.signature,
             created_at: row.created_at,
         }
@@ -160,6 +168,10 @@ struct NewRelease {
     #[serde(default)]
     #[schema(value_type = schema::Limits)]
     limits: Limits,
+    /// What runs the graphs.
+    #[serde(default)]
+    #[schema(value_type = schema::BackendChoice)]
+    backend: BackendChoice,
 }
 
 /// A deployment that is to be. [`NewRelease`] with a name; spelled out, since a flattened one would not say where
@@ -186,6 +198,10 @@ struct NewDeployment {
     #[serde(default)]
     #[schema(value_type = schema::Limits)]
     limits: Limits,
+    /// What runs the graphs.
+    #[serde(default)]
+    #[schema(value_type = schema::BackendChoice)]
+    backend: BackendChoice,
 }
 
 /// A new release, and what making it cost.
@@ -222,12 +238,14 @@ async fn create_deployment(
         graphs,
         settings,
         limits,
+        backend,
     } = body.read().await?;
     let spec = Spec {
         component,
         graphs,
         settings,
         limits,
+        backend,
     };
     let (row, recorded) = release(&app, tenant, &name, spec, true).await?;
     Ok(released(&row, &recorded))
@@ -302,12 +320,14 @@ async fn create_release(
         graphs,
         settings,
         limits,
+        backend,
     } = body.read().await?;
     let spec = Spec {
         component,
         graphs,
         settings,
         limits,
+        backend,
     };
     let (row, recorded) = release(&app, tenant, &name, spec, false).await?;
     Ok(released(&row, &recorded))

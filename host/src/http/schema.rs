@@ -72,6 +72,13 @@ macro_rules! words {
 words! {
     /// What a key may do. The three tenant roles belong to one tenant, the others to none.
     Role: domain::Role::ALL.map(domain::Role::as_str);
+    /// What runs graphs. `auto` is, for each graph, the backend that needs the least CPU time of those whose answers
+    /// agree with the reference's. A named one that is not there is refused.
+    BackendChoice: domain::BackendChoice::ALL.map(domain::BackendChoice::as_str);
+    /// What came of comparing the backend's answers with the reference's: `agrees`; `differs`, so that the reference
+    /// serves; `reference`, asked for by name; `alone`, as no other backend loads the graph; `random`, where only types
+    /// and shapes can be compared; `untried`, where the reference answered none of the inputs that were tried.
+    GoldenCheck: domain::GoldenCheck::ALL.map(domain::GoldenCheck::as_str);
     /// How a call ended; everything but `ok` is also the code of a problem.
     Outcome: domain::Outcome::ALL.iter().map(|outcome| outcome.as_str());
     /// The element type of a tensor, as the Open Inference Protocol names it.
@@ -193,6 +200,16 @@ pub struct Parameter {
     key: String,
     /// A JSON text.
     value: String,
+}
+
+/// What a release's proof found for a graph.
+#[derive(ToSchema)]
+pub struct Placement {
+    /// The backend that serves it, and its version.
+    #[schema(example = "onnxruntime 1.32.0")]
+    backend: String,
+    /// How its answers were checked.
+    check: GoldenCheck,
 }
 
 /// What models did for a call: one entry for each graph, backend, device and precision.
@@ -324,6 +341,10 @@ mod tests {
             key: "k".into(),
             value: "1".into(),
         };
+        let placement = domain::Placement {
+            backend: String::new(),
+            check: domain::GoldenCheck::Agrees,
+        };
         let work = json!({
             "graph": Digest::ZERO, "backend": "", "device": "", "precision": "", "runs": 0, "rows": 0, "cpu_ns": 0,
         });
@@ -337,6 +358,7 @@ mod tests {
             ),
             (properties::<super::Parameter>(), members(parameter)),
             (properties::<super::Work>(), members(work)),
+            (properties::<super::Placement>(), members(placement)),
         ];
         for (documented, written) in cases {
             assert_eq!(documented, written);
@@ -350,6 +372,8 @@ mod tests {
         }
         all::<domain::Role>(words::<super::Role>());
         all::<domain::Outcome>(words::<super::Outcome>());
+        all::<domain::BackendChoice>(words::<super::BackendChoice>());
+        all::<domain::GoldenCheck>(words::<super::GoldenCheck>());
         all::<domain::DType>(words::<super::Datatype>());
         all::<db::TenantStatus>(words::<super::TenantStatus>());
         all::<domain::posting::CallKind>(words::<super::CallKind>());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Digest, Limits, Name, Signature};
+use domain::{BackendChoice, Digest, Limits, Name, Placement, Signature};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -16,6 +16,8 @@ pub struct GraphRef {
     pub name: Name,
     /// The version.
     pub version: Digest,
+    /// Which backend it was proven on; none in releases from before there was a choice.
+    pub placement: Option<Placement>,
 }
 
 /// Everything of a release that its tenant decides.
@@ -29,6 +31,8 @@ pub struct ReleaseSpec {
     pub settings: BTreeMap<String, String>,
     /// What one invocation may use.
     pub limits: Limits,
+    /// The backend that its graphs run on.
+    pub backend: BackendChoice,
     /// What it takes and gives.
     pub signature: Signature,
 }
@@ -65,6 +69,7 @@ struct Row {
     graphs: String,
     settings: String,
     limits: String,
+    backend: String,
     signature: String,
     deployed_at: OffsetDateTime,
     released_at: OffsetDateTime,
@@ -88,6 +93,7 @@ impl TryFrom<Row> for Release {
                 graphs: from_json("release_graph", &row.graphs)?,
                 settings: from_json("release.settings", &row.settings)?,
                 limits: from_json("release.limits", &row.limits)?,
+                backend: parse("release.backend", &row.backend)?,
                 signature: from_json("release.signature", &row.signature)?,
             },
             created_at: row.released_at,
@@ -146,9 +152,10 @@ impl TenantTx {
             None => (None, None),
         };
         let number = sqlx::query_scalar!(
-            "insert into release (tenant, deployment, number, component, revision, settings, limits, signature)
+            "insert into release
+                 (tenant, deployment, number, component, revision, settings, limits, signature, backend)
              select $1, $2, coalesce(max(number), 0) + 1, $3::text, $4::bytea,
-                 $5::text::jsonb, $6::text::jsonb, $7::text::jsonb
+                 $5::text::jsonb, $6::text::jsonb, $7::text::jsonb, $8::text
              from release
              where tenant = $1 and deployment = $2
              returning number",
@@ -158,7 +165,8 @@ impl TenantTx {
             revision,
             to_json("release.settings", &spec.settings)?,
             to_json("release.limits", &spec.limits)?,
-            to_json("release.signature", &spec.signature)?
+            to_json("release.signature", &spec.signature)?,
+            spec.backend.as_str()
         )
         .fetch_one(&mut *self.tx)
         .await?;
@@ -183,16 +191,26 @@ impl TenantTx {
         let aliases: Vec<&str> = graphs.keys().map(String::as_str).collect();
         let names: Vec<&str> = graphs.values().map(|graph| graph.name.as_str()).collect();
         let digests: Vec<&[u8]> = graphs.values().map(|graph| &graph.version.0[..]).collect();
+        let placements = || graphs.values().map(|graph| graph.placement.as_ref());
+        let backends: Vec<_> = placements()
+            .map(|placement| placement.map(|placement| placement.backend.as_str()))
+            .collect();
+        let checks: Vec<_> = placements()
+            .map(|placement| placement.map(|placement| placement.check.as_str()))
+            .collect();
         sqlx::query!(
-            "insert into release_graph (tenant, deployment, number, alias, graph, digest)
-             select $1::uuid, $2::text, $3::integer, alias, graph, digest
-             from unnest($4::text[], $5::text[], $6::bytea[]) as t (alias, graph, digest)",
+            "insert into release_graph (tenant, deployment, number, alias, graph, digest, backend, golden_check)
+             select $1::uuid, $2::text, $3::integer, alias, graph, digest, backend, golden_check
+             from unnest($4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[])
+                 as t (alias, graph, digest, backend, golden_check)",
             self.tenant.0,
             deployment,
             number,
             &aliases as &[&str],
             &names as &[&str],
-            &digests as &[&[u8]]
+            &digests as &[&[u8]],
+            &backends as &[Option<&str>],
+            &checks as &[Option<&str>]
         )
         .execute(&mut *self.tx)
         .await?;
@@ -205,11 +223,13 @@ impl TenantTx {
             Row,
             r#"select r.deployment, r.number, r.component, r.revision,
                    (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
-                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'))), '{}')
+                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'),
+                        'placement', case when g.backend is not null then
+                            jsonb_build_object('backend', g.backend, 'check', g.golden_check) end)), '{}')
                     from release_graph g
                     where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
                    )::text as "graphs!",
-                   r.settings::text as "settings!", r.limits::text as "limits!",
+                   r.settings::text as "settings!", r.limits::text as "limits!", r.backend,
                    r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
                from deployment d
                join release r on r.tenant = d.tenant and r.deployment = d.name and r.number = d.current
@@ -229,11 +249,13 @@ impl TenantTx {
             Row,
             r#"select r.deployment, r.number, r.component, r.revision,
                    (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
-                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'))), '{}')
+                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'),
+                        'placement', case when g.backend is not null then
+                            jsonb_build_object('backend', g.backend, 'check', g.golden_check) end)), '{}')
                     from release_graph g
                     where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
                    )::text as "graphs!",
-                   r.settings::text as "settings!", r.limits::text as "limits!",
+                   r.settings::text as "settings!", r.limits::text as "limits!", r.backend,
                    r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
                from deployment d
                join release r on r.tenant = d.tenant and r.deployment = d.name and r.number = d.current
@@ -258,11 +280,13 @@ impl TenantTx {
             Row,
             r#"select r.deployment, r.number, r.component, r.revision,
                    (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
-                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'))), '{}')
+                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'),
+                        'placement', case when g.backend is not null then
+                            jsonb_build_object('backend', g.backend, 'check', g.golden_check) end)), '{}')
                     from release_graph g
                     where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
                    )::text as "graphs!",
-                   r.settings::text as "settings!", r.limits::text as "limits!",
+                   r.settings::text as "settings!", r.limits::text as "limits!", r.backend,
                    r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
                from deployment d
                join release r on r.tenant = d.tenant and r.deployment = d.name

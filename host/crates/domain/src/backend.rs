@@ -80,6 +80,16 @@ pub enum GoldenCheck {
 }
 
 impl GoldenCheck {
+    /// Every outcome.
+    pub const ALL: [Self; 6] = [
+        Self::Agrees,
+        Self::Differs,
+        Self::Reference,
+        Self::Alone,
+        Self::Random,
+        Self::Untried,
+    ];
+
     /// Its name in the API and in the database.
     pub fn as_str(self) -> &'static str {
         match self {

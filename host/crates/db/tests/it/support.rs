@@ -195,6 +195,10 @@ pub fn spec(component: Option<Digest>, graph: Option<Digest>) -> ReleaseSpec {
             db::GraphRef {
                 name: name("g"),
                 version,
+                placement: Some(domain::Placement {
+                    backend: "rten 0.27.0".into(),
+                    check: domain::GoldenCheck::Agrees,
+                }),
             },
         )
     });
@@ -206,6 +210,7 @@ pub fn spec(component: Option<Digest>, graph: Option<Digest>) -> ReleaseSpec {
             fuel: 7,
             ..Limits::default()
         },
+        backend: domain::BackendChoice::OnnxRuntime,
         signature: signature(),
     }
 }
