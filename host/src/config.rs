@@ -77,6 +77,9 @@ pub struct ServeArgs {
     /// Address space of the process that a loaded graph runs in, in MiB.
     #[arg(long, env = "WATTLE_GRAPH_MEMORY_MIB", default_value_t = 2048, value_parser = clap::value_parser!(u64).range(256..=1_048_576))]
     pub graph_memory_mib: u64,
+    /// ONNX Runtime's library, 1.24 or newer [default: found beside this program or in the system's folders].
+    #[arg(long, env = "WATTLE_ONNXRUNTIME", value_name = "PATH")]
+    pub onnxruntime: Option<PathBuf>,
     /// Largest body of a call, in MiB.
     #[arg(long, env = "WATTLE_BODY_MAX_MIB", default_value_t = 32)]
     pub body_max_mib: u64,

@@ -19,7 +19,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use crate::app::{App, Ground};
 use crate::clock::SystemClock;
 use crate::config::ServeArgs;
-use crate::http;
+use crate::{http, onnxruntime};
 
 /// Runs the host until SIGTERM or SIGINT, then drains.
 pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
@@ -88,6 +88,8 @@ async fn run(
     guests: tokio::runtime::Handle,
     dropped_lines: ErrorCounter,
 ) -> anyhow::Result<()> {
+    let mut graph_worker = graph_worker()?;
+    graph_worker.onnxruntime = onnxruntime::find(config.onnxruntime.as_deref(), &graph_worker).await?;
     let ground = Ground {
         clock: Arc::new(SystemClock),
         meter: Box::new(meter(&config)?),
@@ -100,12 +102,15 @@ async fn run(
             program: this_program()?,
             args: vec!["compile-child".into()],
         },
-        graph_worker: WorkerOptions::new(this_program()?, vec!["graph-worker".into()]),
+        graph_worker,
     };
     let listener = bind(config.listen).await?;
     let admin_listener = bind(config.admin_listen).await?;
     let (app, tasks) = App::start(config, ground).await?;
     app.metrics.count_dropped_lines(dropped_lines);
+    for backend in app.inference.caps() {
+        tracing::info!(backend = backend.info.label(), "graphs can run on this backend");
+    }
     tracing::info!(address = %listener.local_addr()?, meter = app.meter(), node = %app.node, "serving");
 
     let stop = CancellationToken::new();
@@ -126,6 +131,11 @@ async fn run(
     admin.abort();
     app.db.close().await;
     Ok(())
+}
+
+/// How the process of a graph is started.
+pub fn graph_worker() -> std::io::Result<WorkerOptions> {
+    Ok(WorkerOptions::new(this_program()?, vec!["graph-worker".into()]))
 }
 
 /// The program that runs now, also when another has taken its place on the disk: what it starts must speak as

@@ -48,7 +48,15 @@ fn product(a: &[f32], b: &[f32]) -> f32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sentences_of_like_meaning_are_near() -> anyhow::Result<()> {
-    let host = TestHost::start().await?;
+    known_products(TestHost::start().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentences_are_as_near_on_onnx_runtime() -> anyhow::Result<()> {
+    known_products(TestHost::start_with_onnxruntime().await?).await
+}
+
+async fn known_products(host: TestHost) -> anyhow::Result<()> {
     let tenant = deployed(&host).await?;
     let texts = [
         "A man is eating food.",

@@ -10,6 +10,7 @@
 
 mod api;
 mod audit;
+mod backends;
 mod crash;
 mod disconnect;
 mod drain;

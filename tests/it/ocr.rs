@@ -103,7 +103,15 @@ async fn a_line_is_read_upright_and_upside_down() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_read_in_order_straight_and_tilted() -> anyhow::Result<()> {
-    let host = TestHost::start().await?;
+    known_lines(TestHost::start().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_read_on_onnx_runtime() -> anyhow::Result<()> {
+    known_lines(TestHost::start_with_onnxruntime().await?).await
+}
+
+async fn known_lines(host: TestHost) -> anyhow::Result<()> {
     let tenant = deployed(&host).await?;
     let lines = read(&tenant, &sample("lines.jpg")?).await?;
     assert_eq!(texts(&lines), LINES);

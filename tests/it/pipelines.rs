@@ -31,7 +31,15 @@ async fn echo_goes_the_whole_way() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tabular_answers_as_its_training_does() -> anyhow::Result<()> {
-    let host = TestHost::start().await?;
+    known_rows(TestHost::start().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_answered_on_onnx_runtime() -> anyhow::Result<()> {
+    known_rows(TestHost::start_with_onnxruntime().await?).await
+}
+
+async fn known_rows(host: TestHost) -> anyhow::Result<()> {
     let tenant = host.tenant("acacia").await?;
     tenant
         .deploy("tabular", &[("net", "tabular.onnx")], json!({}))
@@ -68,7 +76,15 @@ async fn tabular_answers_as_its_training_does() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filetype_names_known_files() -> anyhow::Result<()> {
-    let host = TestHost::start().await?;
+    known_files(TestHost::start().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_named_on_onnx_runtime() -> anyhow::Result<()> {
+    known_files(TestHost::start_with_onnxruntime().await?).await
+}
+
+async fn known_files(host: TestHost) -> anyhow::Result<()> {
     let tenant = host.tenant("acacia").await?;
     let labels = String::from_utf8(guests::model("magika.labels.json")?)?;
     let settings = json!({ "settings": { "labels": labels } });

@@ -74,7 +74,15 @@ fn heard(body: &Value) -> anyhow::Result<(Vec<f64>, Vec<f32>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn speech_is_found_between_silences() -> anyhow::Result<()> {
-    let host = TestHost::start().await?;
+    known_speech(TestHost::start().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn speech_is_found_on_onnx_runtime() -> anyhow::Result<()> {
+    known_speech(TestHost::start_with_onnxruntime().await?).await
+}
+
+async fn known_speech(host: TestHost) -> anyhow::Result<()> {
     let tenant = deployed(&host).await?;
     let body = call(&tenant, &wav(&speech()?), json!({})).await?.expect(200)?;
     let (segments, probabilities) = heard(&body)?;

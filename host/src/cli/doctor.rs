@@ -75,6 +75,7 @@ pub async fn run(args: DoctorArgs, client: &Client, json: bool) -> anyhow::Resul
         finding(Mark::Note, "host", format!("none answers at {}", client.url()))
     });
     findings.push(meter(&args.serve).await);
+    findings.push(onnxruntime(&args.serve).await);
     findings.push(guests());
     let bad = findings
         .iter()
@@ -225,6 +226,31 @@ fn would_be_meter(serve: &ServeArgs, counter: &str) -> Finding {
     match crate::serve::meter(serve) {
         Ok(meter) => finding(Mark::Good, "meter", format!("{}; {counter}", meter.describe())),
         Err(error) => finding(Mark::Bad, "meter", error.to_string()),
+    }
+}
+
+/// What graphs would run on besides rten.
+async fn onnxruntime(serve: &ServeArgs) -> Finding {
+    const SUBJECT: &str = "ONNX";
+    let worker = match crate::serve::graph_worker() {
+        Ok(worker) => worker,
+        Err(error) => return finding(Mark::Bad, SUBJECT, error.to_string()),
+    };
+    match crate::onnxruntime::find(serve.onnxruntime.as_deref(), &worker).await {
+        Ok(Some(library)) => {
+            let (version, path) = (library.version(), library.path().display());
+            finding(
+                Mark::Good,
+                SUBJECT,
+                format!("graphs run on rten or on ONNX Runtime {version} ({path})"),
+            )
+        }
+        Ok(None) => {
+            let advice = crate::onnxruntime::ADVICE;
+            let words = format!("graphs run on rten; for ONNX Runtime, mostly faster: {advice}");
+            finding(Mark::Note, SUBJECT, words)
+        }
+        Err(error) => finding(Mark::Bad, SUBJECT, error.to_string()),
     }
 }
 
