@@ -84,7 +84,7 @@ impl Inputs {
             inputs.0.update(bytes);
             return Ok(inputs);
         }
-        if name == "target" {
+        if name == "target" || name == "__pycache__" {
             return Ok(self);
         }
         let entries = fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
