@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::cluster::{Throwaway, ensure_binaries};
 use crate::setup::{cargo, root, run, run_quietly, step, tools};
-use crate::{guests, models, packages, runtimes};
+use crate::{guests, models, packages, runtimes, scripted};
 
 /// Sets up what is missing, then runs every check and test: what fails soonest comes first.
 pub fn test() -> Result<()> {
@@ -15,6 +15,7 @@ pub fn test() -> Result<()> {
     models::ensure()?;
     runtimes::ensure()?;
     guests::ensure()?;
+    scripted::ensure()?;
     ensure_binaries()?;
     step(
         "lint",
@@ -66,6 +67,7 @@ pub fn bench(name: &str) -> Result<()> {
     models::ensure()?;
     runtimes::ensure()?;
     guests::ensure()?;
+    scripted::ensure()?;
     ensure_binaries()?;
     packages::hey()?;
     step("build the host", "10 min the first time", build)?;

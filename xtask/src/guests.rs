@@ -1,4 +1,5 @@
-//! Builds the wasm guests: the example pipelines and the test guests, into `.tools/guests`.
+//! Builds the wasm guests: the example pipelines and the test guests, into `.tools/guests`. Those in
+//! Python and JavaScript are [`scripted`](crate::scripted).
 //!
 //! Each becomes a component from a core module with the embedded contract, so that a guest is the same
 //! whichever toolchain built it and imports nothing of WASI that it does not name.
@@ -45,16 +46,20 @@ const WORKSPACES: [Workspace; 2] = [
     },
 ];
 
-/// Builds every guest whose sources changed.
+/// Builds every guest in Rust whose sources changed.
 pub fn ensure() -> Result<()> {
     models::vocabulary()?;
     for workspace in &WORKSPACES {
         let folder = root().join(workspace.folder);
         let inputs = Inputs::default()
             .text(TARGET)
-            .tree(&root().join("sdk"))?
-            .tree(&folder)?
+            .tree(&root().join("sdk/Cargo.toml"))?
+            .tree(&root().join("sdk/src"))?
+            .tree(&root().join("sdk/wit"))?
             .tree(&root().join("xtask/src/guests.rs"))?;
+        let inputs = sources(&folder)?
+            .iter()
+            .try_fold(inputs, |inputs, path| inputs.tree(path))?;
         let names = names(&folder)?;
         let outputs: Vec<_> = names.iter().map(|name| component_path(name)).collect();
         once(
@@ -72,27 +77,34 @@ pub fn ensure() -> Result<()> {
 }
 
 /// Where a guest's component lies.
-fn component_path(name: &str) -> PathBuf {
+pub fn component_path(name: &str) -> PathBuf {
     tools("guests").join(format!("{name}.wasm"))
+}
+
+/// What a workspace is made of: its own files and `src`, and its members' folders.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    paths.retain(|path| path.is_file() || path.ends_with("src") || path.join("Cargo.toml").exists());
+    paths.sort();
+    Ok(paths)
 }
 
 /// The names of a workspace's guests: its members' folders, or the sources beside its one package.
 fn names(folder: &Path) -> Result<Vec<String>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let mut names = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let stem = path
-            .file_stem()
+    let mut paths = sources(folder)?;
+    paths.retain(|path| {
+        path.join("Cargo.toml").exists() || path.extension().is_some_and(|extension| extension == "rs")
+    });
+    let name = |path: &PathBuf| {
+        path.file_stem()
             .unwrap_or_default()
             .to_string_lossy()
-            .into_owned();
-        if path.join("Cargo.toml").exists() || path.extension().is_some_and(|extension| extension == "rs") {
-            names.push(stem);
-        }
-    }
-    names.sort();
-    Ok(names)
+            .into_owned()
+    };
+    Ok(paths.iter().map(name).collect())
 }
 
 /// Wraps a core module; the module itself is kept beside it as `<name>.core.wasm`.

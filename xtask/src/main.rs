@@ -10,6 +10,7 @@ mod models;
 mod packages;
 mod prepare;
 mod runtimes;
+mod scripted;
 mod setup;
 
 use std::process::ExitCode;
@@ -67,7 +68,10 @@ fn run(chore: Chore) -> Result<ExitCode> {
     match chore {
         Chore::Demo { keep } => return chores::demo(keep),
         Chore::Test => chores::test()?,
-        Chore::Guests => guests::ensure()?,
+        Chore::Guests => {
+            guests::ensure()?;
+            scripted::ensure()?;
+        }
         Chore::Models => models::ensure()?,
         Chore::Runtimes => runtimes::ensure()?,
         Chore::Bench { name } => chores::bench(&name)?,

@@ -111,8 +111,16 @@ pub fn hey() -> Result<()> {
     if there { Ok(()) } else { apt_install(&["hey"]) }
 }
 
+/// Node.js and its package client, by apt where they are missing.
+pub fn ensure_node() -> Result<()> {
+    if works(Command::new("node").arg("--version")) && works(Command::new("npm").arg("--version")) {
+        return Ok(());
+    }
+    apt_install(&["nodejs", "npm"])
+}
+
 /// Python's package client, by apt where it is missing.
-fn ensure_pip() -> Result<()> {
+pub fn ensure_pip() -> Result<()> {
     if works(Command::new("python3").args(["-m", "pip", "--version"])) {
         return Ok(());
     }
