@@ -18,6 +18,7 @@ mod embed;
 mod hostile_graph;
 mod js;
 mod keys;
+mod new;
 mod ocr;
 mod openapi;
 mod parameters;

@@ -29,6 +29,14 @@ pub fn model(name: &str) -> anyhow::Result<Vec<u8>> {
     )
 }
 
+/// Whether the Rust toolchain in use builds for WebAssembly, as `cargo xtask guests` asks too.
+pub fn rust_has_wasm() -> bool {
+    let mut rustc = std::process::Command::new("rustc");
+    rustc.args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"]);
+    let output = rustc.current_dir(workspace()).output();
+    output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
+}
+
 /// The `wattle` binary beside the test binary.
 pub fn wattle() -> anyhow::Result<PathBuf> {
     let mut path = std::env::current_exe()?;

@@ -1,5 +1,5 @@
-//! The command line: a file per subcommand, all but `serve`, `doctor` and `key recover` over the public
-//! HTTP API.
+//! The command line: a file per subcommand, all but `new`, `serve`, `doctor` and `key recover` over the
+//! public HTTP API.
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
@@ -15,6 +15,7 @@ mod input;
 mod invoke;
 mod key;
 mod ledger;
+mod new;
 mod output;
 mod receipt;
 mod spec;
@@ -80,6 +81,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Say what this machine has, what it lacks, and which meter is in use.
     Doctor(doctor::DoctorArgs),
+    /// Start a pipeline: a folder that builds and deploys as it is.
+    New(new::NewArgs),
     /// Owners of everything billed.
     #[command(subcommand)]
     Tenant(tenant::TenantCommand),
@@ -133,6 +136,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { common, command } = cli;
     match command {
         Command::Serve(args) => crate::serve(*args).map(|()| ExitCode::SUCCESS),
+        Command::New(args) => new::run(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::CompileChild => {
             runtime::compile_child()?;
             Ok(ExitCode::SUCCESS)
@@ -163,7 +167,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
-        Command::Serve(_) | Command::CompileChild | Command::GraphWorker => {} // `dispatch` has taken them
+        Command::Serve(_) | Command::New(_) | Command::CompileChild | Command::GraphWorker => {} // `dispatch` has taken them
     }
     Ok(ExitCode::SUCCESS)
 }
