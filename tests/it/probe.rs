@@ -11,10 +11,10 @@ use wattle::flow::invoke::invoke;
 /// A way in which a probe ends: how, the status, the code, the recorded outcome.
 pub type End = (&'static str, u16, &'static str, &'static str);
 
-/// A tenant with the probe `guest`, which gets little memory, so that it is soon full.
+/// A tenant with the probe `guest`, which gets little fuel and memory, so that it soon has no more.
 pub async fn deployed(host: &TestHost, guest: &str) -> anyhow::Result<Tenant> {
     let tenant = host.tenant("acacia").await?;
-    let limits = json!({ "memory_bytes": 96 << 20, "deadline_ms": 120_000 });
+    let limits = json!({ "fuel": 3_000_000_000_u64, "memory_bytes": 96 << 20, "deadline_ms": 120_000 });
     let release = tenant
         .deploy(
             guest,
@@ -46,6 +46,7 @@ pub async fn said(tenant: &Tenant, guest: &str, how: &str) -> anyhow::Result<Vec
 
 /// Checks that a probe ends as it should, each end with a receipt, and that it answers after each.
 pub async fn ends(host: &TestHost, tenant: &Tenant, guest: &str, ends: &[End]) -> anyhow::Result<()> {
+    let mut receipts = Vec::new();
     for &(how, status, code, outcome) in ends {
         let answer = ask(tenant, guest, how).await?;
         ensure!(
@@ -54,16 +55,18 @@ pub async fn ends(host: &TestHost, tenant: &Tenant, guest: &str, ends: &[End]) -
             answer.status,
             answer.body
         );
-        let receipt = answer.receipt.context("a receipt")?;
+        ensure!(
+            said(tenant, guest, "note").await? == ["noted"],
+            "{guest} after {how}"
+        );
+        receipts.push((how, outcome, answer.receipt.context("a receipt")?));
+    }
+    for (how, outcome, receipt) in receipts {
         let receipt = host.final_receipt(&tenant.read, &receipt).await?;
         ensure!(receipt["outcome"] == outcome, "{guest} {how}: {receipt}");
         for used in ["fuel", "cpu_ns", "peak_memory_bytes"] {
             ensure!(receipt[used].as_u64() > Some(0), "{guest} {how}: {receipt}");
         }
-        ensure!(
-            said(tenant, guest, "note").await? == ["noted"],
-            "{guest} after {how}"
-        );
     }
     Ok(())
 }
