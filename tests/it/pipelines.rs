@@ -44,7 +44,8 @@ async fn known_rows(host: TestHost) -> anyhow::Result<()> {
     tenant
         .deploy("tabular", &[("net", "tabular.onnx")], json!({}))
         .await?;
-    let raw = json!({ "name": "raw", "graphs": { "net": { "name": "tabular" } } });
+    let graphs = json!({ "net": { "name": "tabular" } });
+    let raw = json!({ "name": "raw", "graphs": graphs, "backend": tenant.backend });
     tenant
         .manage
         .post("/api/v1/deployments", &raw)

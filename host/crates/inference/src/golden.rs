@@ -29,11 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far an element may be from the reference's, as a part of the largest magnitude in the reference's
 /// tensor; none where the bytes must be the same. Backends add in different orders and use approximations of
-/// their own of exponential functions.
+/// their own of exponential functions. For FP32 that is twice the most that was seen of rten and ONNX Runtime
+/// (0.0024, the probabilities of a file-type model on bytes that no file has); a wrong kernel is off by far more.
 fn tolerance(dtype: DType) -> Option<f64> {
     match dtype {
         DType::Fp64 => Some(1e-9),
-        DType::Fp32 => Some(1e-3),
+        DType::Fp32 => Some(5e-3),
         DType::Fp16 => Some(1e-2),
         DType::Bf16 => Some(5e-2),
         _ => None,
