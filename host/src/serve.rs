@@ -116,9 +116,9 @@ async fn run(
     let stop = CancellationToken::new();
     let (router, ops) = (http::router(app.clone()), http::ops_router(app.clone()));
     let allowed = app.config.connections();
-    let serving = tokio::spawn(http::serve(listener, router, allowed, stop.clone()));
+    let serving = tokio::spawn(http::serve(listener, None, router, allowed, stop.clone()));
     let (allowed, admin_stop) = (app.config.admin_connections(), CancellationToken::new());
-    let admin = tokio::spawn(http::serve(admin_listener, ops, allowed, admin_stop));
+    let admin = tokio::spawn(http::serve(admin_listener, None, ops, allowed, admin_stop));
     signalled().await?;
     tracing::info!("draining");
     app.begin_drain();

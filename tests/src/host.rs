@@ -271,7 +271,7 @@ async fn listen(
 ) -> anyhow::Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(http::serve(listener, router, allowed, stop.clone()));
+    tokio::spawn(http::serve(listener, None, router, allowed, stop.clone()));
     Ok(base)
 }
 

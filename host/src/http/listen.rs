@@ -10,27 +10,37 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+
+use super::tls::Tls;
 
 /// What a listener grants its callers.
 #[derive(Clone, Copy, Debug)]
 pub struct Connections {
     /// Connections at once. One more waits in the kernel's backlog until another ends.
     pub max: u32,
-    /// How long a connection may take for a request's headers, from its start or the reply before.
+    /// How long a connection may take for its TLS handshake, and then for each request's headers.
     pub header_timeout: Duration,
     /// How long a caller may leave a reply unread.
     pub stall_timeout: Duration,
 }
 
-/// Answers on `listener` until `stop`, then lets every request that has begun have its reply.
+/// Answers on `listener`, over TLS or in the clear, until `stop`; then lets every request that has begun have
+/// its reply.
 ///
 /// Idle connections end by their time-out, so those that wait get their turn.
-pub async fn serve(listener: TcpListener, router: Router, allowed: Connections, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    router: Router,
+    allowed: Connections,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(allowed.max as usize));
     let next = async || {
         // It is never closed.
@@ -38,8 +48,13 @@ pub async fn serve(listener: TcpListener, router: Router, allowed: Connections, 
         Some((accept(&listener).await, place))
     };
     while let Some(Some((stream, place))) = stop.run_until_cancelled(next()).await {
-        let answering = answer(stream, router.clone(), allowed, stop.clone(), place);
-        tokio::spawn(answering);
+        let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, tls, router, allowed, stop).await {
+                tracing::debug!(error, "a connection broke off");
+            }
+            drop(place);
+        });
     }
     drop(listener);
     // Whoever has all places has seen the last connection end.
@@ -61,28 +76,70 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 
 async fn answer(
     stream: TcpStream,
+    tls: Option<Tls>,
     router: Router,
     allowed: Connections,
     stop: CancellationToken,
-    _place: OwnedSemaphorePermit,
-) {
+) -> Result<(), Broken> {
     // A reply is written at once; waiting to fill a packet only delays it.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        let stream = Impatient::new(stream, allowed.stall_timeout);
+        return converse(stream, router, allowed, stop).await;
+    };
+    let greeting = tokio::time::timeout(allowed.header_timeout, greet(stream, &tls, allowed));
+    match stop.run_until_cancelled(greeting).await {
+        Some(Ok(greeted)) => converse(greeted?, router, allowed, stop).await,
+        Some(Err(late)) => Err(late.into()),
+        None => Ok(()),
+    }
+}
+
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+/// The TLS handshake. It runs in the connection's own task: who is slow at it delays nobody.
+async fn greet(mut stream: TcpStream, tls: &Tls, allowed: Connections) -> io::Result<TlsStream<Impatient>> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    // A handshake begins with byte 22, a request in the clear with its method.
+    if first[0].is_ascii_uppercase() {
+        // What is left unread when a connection closes may cost the caller the reply.
+        let _ = stream.read(&mut [0; 8192]).await?;
+        stream.write_all(TLS_REQUIRED).await?;
+        stream.shutdown().await?;
+        return Err(io::Error::other("plain HTTP on a TLS port"));
+    }
+    let stream = Impatient::new(stream, allowed.stall_timeout);
+    tls.acceptor().accept(stream).await
+}
+
+const TLS_REQUIRED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n\
+connection: close\r\n\r\n{\"type\":\"urn:wattle:problem:tls_required\",\"title\":\"Bad Request\",\"status\":400,\
+\"code\":\"tls_required\",\"detail\":\"this address speaks TLS: write https://\"}\n";
+
+/// Requests and replies, until one side has enough.
+async fn converse<S>(
+    stream: S,
+    router: Router,
+    allowed: Connections,
+    stop: CancellationToken,
+) -> Result<(), Broken>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(allowed.header_timeout);
-    let stream = TokioIo::new(Impatient::new(stream, allowed.stall_timeout));
-    let mut connection = pin!(http.serve_connection(stream, TowerToHyperService::new(router)));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+    let service = TowerToHyperService::new(router);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = connection.as_mut() => ended?,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            connection.await?;
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke off");
     }
+    Ok(())
 }
 
 /// A stream whose writes fail when the other side takes nothing for too long.

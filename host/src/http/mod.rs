@@ -17,6 +17,7 @@ mod refusals;
 mod schema;
 mod tenants;
 mod tensors;
+mod tls;
 mod uploads;
 mod v2;
 
@@ -35,6 +36,7 @@ pub use auth::Principal;
 pub use listen::{Connections, serve};
 pub use ops::router as ops_router;
 use problem::Problem;
+pub use tls::{Reloader, Tls, TlsError};
 
 use crate::app::App;
 use crate::flow::Error;
