@@ -127,7 +127,7 @@ pub enum StartError {
 impl App {
     /// Opens the data directory, recovers what a crash left, and starts metering.
     pub async fn start(config: ServeArgs, mut ground: Ground) -> Result<(Arc<Self>, Tasks), StartError> {
-        let data = config.data_dir();
+        let data = config.data.clone();
         let folder = |name: &str| make_dir(&data.join(name));
         let (journal, recovered) = Journal::open(&folder("journal")?, journal_options(&config))?;
         let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;

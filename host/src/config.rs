@@ -1,20 +1,26 @@
-//! What the host is told at its start: flags, with the environment behind them.
+//! What the host is told at its start: flags, with the environment and then a file behind them.
 
+mod file;
+
+use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use domain::Name;
 
-use crate::http::Connections;
+pub use self::file::{ConfigFile, ConfigPath, Setting, settings};
+use crate::http::{Connections, Reloader, Tls, TlsError};
 
-/// Flags of `wattle serve`.
+/// Flags of `wattle serve`. Each is a key of the configuration file too, with `_` for `-`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// Directory for everything that must survive [default: /var/lib/wattle as root, else ./.wattle].
-    #[arg(long, env = "WATTLE_DATA")]
-    pub data: Option<PathBuf>,
+    /// Directory for everything that must survive.
+    #[arg(long, env = "WATTLE_DATA", default_value_os_t = default_data_dir())]
+    pub data: PathBuf,
     /// Address of the API.
     #[arg(long, env = "WATTLE_LISTEN", default_value = "127.0.0.1:8700")]
     pub listen: SocketAddr,
@@ -22,19 +28,21 @@ pub struct ServeArgs {
     #[arg(long, env = "WATTLE_ADMIN_LISTEN", default_value = "127.0.0.1:8701")]
     pub admin_listen: SocketAddr,
     /// Serve plain HTTP on an address that others can reach.
-    #[arg(long, env = "WATTLE_INSECURE")]
+    #[arg(long, env = "WATTLE_INSECURE", value_name = "BOOL", action = ArgAction::Set, default_value_t = false,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub insecure: bool,
+    /// Certificate chain (PEM) to serve TLS with; read again when it changes, and on SIGHUP.
+    #[arg(long, env = "WATTLE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, env = "WATTLE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
     /// Postgres to use at run time, as the role wattle_host; without it the host runs its own.
-    #[arg(
-        long,
-        env = "DATABASE_URL",
-        hide_env_values = true,
-        requires = "database_owner_url"
-    )]
-    pub database_url: Option<String>,
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<Secret>,
     /// The same Postgres as the owner, for migrations.
-    #[arg(long, env = "DATABASE_OWNER_URL", hide_env_values = true)]
-    pub database_owner_url: Option<String>,
+    #[arg(long, env = "DATABASE_OWNER_URL", value_name = "URL", hide_env_values = true)]
+    pub database_owner_url: Option<Secret>,
     /// Folder of the Postgres binaries for the host's own cluster [default: found].
     #[arg(long, env = "WATTLE_PG_BIN")]
     pub pg_bin: Option<PathBuf>,
@@ -57,10 +65,10 @@ pub struct ServeArgs {
     #[arg(long, env = "WATTLE_METER_ROOT", default_value = "modelled")]
     pub meter_root: Name,
     /// Watts of the machine with nothing to do, for the modelled meter.
-    #[arg(long, env = "WATTLE_METER_IDLE_W", requires = "meter_max_w")]
+    #[arg(long, env = "WATTLE_METER_IDLE_W")]
     pub meter_idle_w: Option<f64>,
     /// Watts of the machine with all to do, for the modelled meter.
-    #[arg(long, env = "WATTLE_METER_MAX_W", requires = "meter_idle_w")]
+    #[arg(long, env = "WATTLE_METER_MAX_W")]
     pub meter_max_w: Option<f64>,
     /// Largest component that may be uploaded, in MiB.
     #[arg(long, env = "WATTLE_COMPONENT_MAX_MIB", default_value_t = 64)]
@@ -104,6 +112,47 @@ pub struct ServeArgs {
     /// Seconds that calls in flight get to end after SIGTERM.
     #[arg(long, env = "WATTLE_DRAIN_S", default_value_t = 30)]
     pub drain_s: u64,
+    /// How the log is written.
+    #[arg(long, env = "WATTLE_LOG_FORMAT", value_enum, default_value = "auto")]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or levels by part, such as info,sqlx=warn,guest=off.
+    #[arg(long, env = "RUST_LOG", default_value = "info,sqlx=warn", value_parser = log_filter)]
+    pub log_filter: String,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// As text to a terminal, else as JSON.
+    Auto,
+    /// A line of text each.
+    Text,
+    /// A JSON object each.
+    Json,
+}
+
+/// Text that must not be shown: it has no `Display`, and its `Debug` keeps it back.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// When a record of usage counts as kept.
@@ -115,9 +164,67 @@ pub enum JournalMode {
     Strict,
 }
 
-/// A start that makes no sense.
+/// A setting, or two together, that make no sense.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The file is not there or may not be read.
+    #[error("{}: {cause}: give another with --config", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is no TOML. The line itself may hold a secret and is not shown.
+    #[error("{} line {line}: {cause}", path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// Why.
+        cause: String,
+    },
+    /// A key that means nothing.
+    #[error("{}: there is no key '{key}'{}", path.display(),
+        nearest.as_ref().map(|nearest| format!(": did you mean '{nearest}'?")).unwrap_or_default())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// What stands in it.
+        key: String,
+        /// The key that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A value that its key does not take.
+    #[error("{origin}: {key}: {reason}")]
+    Value {
+        /// The file, or the environment.
+        origin: String,
+        /// The key or variable.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// Secrets where everyone may read them.
+    #[error("{} holds {key} and everyone on this machine may read it: chmod o= {}", path.display(), path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// The first secret in it.
+        key: String,
+    },
+    /// One of two settings that go together.
+    #[error("--{given} needs --{missing} beside it")]
+    Alone {
+        /// Which is there.
+        given: &'static str,
+        /// Which is not.
+        missing: &'static str,
+    },
+    /// Two listeners in one place.
+    #[error("--listen and --admin-listen are both {0}: give them different ports")]
+    SameAddress(SocketAddr),
     /// Fewer connections than calls.
     #[error("--connections {connections} is below --concurrency {concurrency}: each call needs a connection")]
     Connections {
@@ -127,8 +234,11 @@ pub enum ConfigError {
         concurrency: u32,
     },
     /// Plain HTTP where others can listen.
-    #[error("{0} can be reached from other machines: put a TLS proxy before 127.0.0.1, or say --insecure")]
+    #[error("{0} can be reached from other machines: give --tls-cert and --tls-key, or say --insecure")]
     Insecure(SocketAddr),
+    /// A certificate that cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A power model that falls.
     #[error("--meter-idle-w {idle} and --meter-max-w {max} must both be above 0, the first below the second")]
     PowerModel {
@@ -137,6 +247,34 @@ pub enum ConfigError {
         /// Maximum watts given.
         max: f64,
     },
+}
+
+/// All that is wrong at once, a line each.
+#[derive(Debug)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// An error if there is anything wrong.
+    pub fn none(errors: Vec<ConfigError>) -> Result<(), Self> {
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Self(errors))
+        }
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned())
 }
 
 /// Where everything is kept that must survive, unless said otherwise.
@@ -148,31 +286,64 @@ pub fn default_data_dir() -> PathBuf {
 }
 
 impl ServeArgs {
-    /// Checks what a flag alone cannot.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        for address in [self.listen, self.admin_listen] {
-            if !address.ip().is_loopback() && !self.insecure {
-                return Err(ConfigError::Insecure(address));
+    /// Checks what a flag alone cannot, and says all that is wrong.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = Vec::new();
+        for (given, missing, [first, second]) in [
+            (
+                "tls-cert",
+                "tls-key",
+                [self.tls_cert.is_some(), self.tls_key.is_some()],
+            ),
+            (
+                "database-url",
+                "database-owner-url",
+                [self.database_url.is_some(), self.database_owner_url.is_some()],
+            ),
+            (
+                "meter-idle-w",
+                "meter-max-w",
+                [self.meter_idle_w.is_some(), self.meter_max_w.is_some()],
+            ),
+        ] {
+            match (first, second) {
+                (true, false) => errors.push(ConfigError::Alone { given, missing }),
+                (false, true) => errors.push(ConfigError::Alone {
+                    given: missing,
+                    missing: given,
+                }),
+                _ => {}
             }
+        }
+        let tls = self.tls_cert.is_some() || self.tls_key.is_some();
+        for address in [self.listen, self.admin_listen] {
+            if !address.ip().is_loopback() && !self.insecure && !tls {
+                errors.push(ConfigError::Insecure(address));
+            }
+        }
+        if self.listen == self.admin_listen && self.listen.port() != 0 {
+            errors.push(ConfigError::SameAddress(self.listen));
         }
         let (connections, concurrency) = (self.connections, self.concurrency);
         if connections < concurrency {
-            return Err(ConfigError::Connections {
+            errors.push(ConfigError::Connections {
                 connections,
                 concurrency,
             });
         }
-        match (self.meter_idle_w, self.meter_max_w) {
-            (Some(idle), Some(max)) if !(idle > 0.0 && max > idle && max < 1e6) => {
-                Err(ConfigError::PowerModel { idle, max })
-            }
-            _ => Ok(()),
+        if let (Some(idle), Some(max)) = (self.meter_idle_w, self.meter_max_w)
+            && !(idle > 0.0 && max > idle && max < 1e6)
+        {
+            errors.push(ConfigError::PowerModel { idle, max });
         }
+        errors.extend(self.tls().err().map(ConfigError::Tls));
+        ConfigErrors::none(errors)
     }
 
-    /// The data directory.
-    pub fn data_dir(&self) -> PathBuf {
-        self.data.clone().unwrap_or_else(default_data_dir)
+    /// The certificate and its key, read from their files, if there are any.
+    pub fn tls(&self) -> Result<Option<(Tls, Reloader)>, TlsError> {
+        let files = self.tls_cert.clone().zip(self.tls_key.clone());
+        files.map(|(cert, key)| Tls::open(cert, key)).transpose()
     }
 
     /// The invocations of one tenant that run at once: not all, so that there is room for another's.

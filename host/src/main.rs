@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use wattle::cli::{Cli, run};
-
 fn main() -> ExitCode {
-    run(Cli::parse())
+    let args: Vec<_> = std::env::args_os().collect();
+    wattle::cli::run(&args)
 }

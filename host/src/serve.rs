@@ -13,13 +13,15 @@ use postgres::Cluster;
 use runtime::CompilerCommand;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use crate::app::{App, Ground};
 use crate::clock::SystemClock;
-use crate::config::ServeArgs;
-use crate::{http, onnxruntime};
+use crate::config::{LogFormat, ServeArgs};
+use crate::http::{self, Reloader, Tls};
+use crate::onnxruntime;
 
 /// Runs the host until SIGTERM or SIGINT, then drains.
 pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
@@ -27,8 +29,9 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
     // Dropped last: it writes what is left of the log.
     let (log, _log_writer) = log_writer();
     let dropped_lines = log.error_counter();
-    log_to(log);
-    let data = config.data_dir();
+    log_to(log, &config)?;
+    let tls = config.tls()?;
+    let data = config.data.clone();
     data_dir(&data).with_context(|| format!("the data directory {}", data.display()))?;
     let _directory = lock(&data)?;
     let _root = RootLock::acquire(&lock_dir(), config.meter_root.as_str())?;
@@ -45,7 +48,13 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let revival = service.spawn(keep_up(database.embedded.clone()));
-    let served = service.block_on(run(config, &database, guests.handle().clone(), dropped_lines));
+    let served = service.block_on(run(
+        config,
+        tls,
+        &database,
+        guests.handle().clone(),
+        dropped_lines,
+    ));
     revival.abort();
     guests.shutdown_background();
     service.shutdown_timeout(Duration::from_secs(5));
@@ -65,25 +74,30 @@ fn log_writer() -> (NonBlocking, WorkerGuard) {
         .finish(std::io::stderr())
 }
 
-/// Structured logs; `RUST_LOG` chooses what is said.
-fn log_to(writer: NonBlocking) {
+/// Structured logs. Every line of an invocation has its id in the field `invocation`.
+fn log_to(writer: NonBlocking, config: &ServeArgs) -> anyhow::Result<()> {
     use std::io::IsTerminal as _;
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,sqlx=warn".into());
+    let text = match config.log_format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log_filter)?)
         .with_writer(writer);
     // A second start in one process, as tests do, keeps the first subscriber.
-    let _ = match std::io::stderr().is_terminal() {
-        true => logs.try_init(),
-        false => logs.json().try_init(),
+    let _ = match text {
+        true => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        false => logs.json().flatten_event(true).try_init(),
     };
     // The default hook would wait for standard error.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a panic")));
+    Ok(())
 }
 
 async fn run(
     config: ServeArgs,
+    tls: Option<(Tls, Reloader)>,
     database: &Database,
     guests: tokio::runtime::Handle,
     dropped_lines: ErrorCounter,
@@ -115,10 +129,16 @@ async fn run(
 
     let stop = CancellationToken::new();
     let (router, ops) = (http::router(app.clone()), http::ops_router(app.clone()));
+    let (tls, reloader) = tls.unzip();
+    let reloading = tokio::spawn(reload(reloader));
+    // A certificate names the host that others see; on loopback operators and probes ask an address.
+    let ops_tls = tls
+        .clone()
+        .filter(|_| !app.config.admin_listen.ip().is_loopback());
     let allowed = app.config.connections();
-    let serving = tokio::spawn(http::serve(listener, None, router, allowed, stop.clone()));
+    let serving = tokio::spawn(http::serve(listener, tls, router, allowed, stop.clone()));
     let (allowed, admin_stop) = (app.config.admin_connections(), CancellationToken::new());
-    let admin = tokio::spawn(http::serve(admin_listener, None, ops, allowed, admin_stop));
+    let admin = tokio::spawn(http::serve(admin_listener, ops_tls, ops, allowed, admin_stop));
     signalled().await?;
     tracing::info!("draining");
     app.begin_drain();
@@ -129,6 +149,7 @@ async fn run(
         tracing::warn!("connections were still open when the drain ended");
     }
     admin.abort();
+    reloading.abort();
     app.db.close().await;
     Ok(())
 }
@@ -152,6 +173,24 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another address"))
+}
+
+/// Heeds SIGHUP: the certificate is read again, if there is one. Nothing else is.
+async fn reload(reloader: Option<Reloader>) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let asked = Notify::new();
+    let heed = async {
+        while hangup.recv().await.is_some() {
+            asked.notify_one();
+        }
+    };
+    match reloader {
+        Some(reloader) => {
+            tokio::join!(reloader.run(&asked), heed);
+        }
+        None => heed.await,
+    }
+    Ok(())
 }
 
 async fn signalled() -> anyhow::Result<()> {
@@ -271,8 +310,8 @@ impl Database {
     fn start(config: &ServeArgs, data: &Path) -> anyhow::Result<Self> {
         if let (Some(run), Some(owner)) = (&config.database_url, &config.database_owner_url) {
             return Ok(Self {
-                owner_url: owner.clone(),
-                run_url: run.clone(),
+                owner_url: owner.reveal().to_owned(),
+                run_url: run.reveal().to_owned(),
                 embedded: None,
             });
         }

@@ -11,6 +11,7 @@
 mod api;
 mod audit;
 mod backends;
+mod config;
 mod crash;
 mod disconnect;
 mod drain;
@@ -32,5 +33,6 @@ mod replies;
 mod sandbox;
 mod storage;
 mod timeouts;
+mod tls;
 mod v2;
 mod vad;

@@ -27,6 +27,7 @@ pub struct HostProcess {
     meter_root: String,
     running: Option<Running>,
     log_unread: bool,
+    flags: Vec<String>,
 }
 
 struct Running {
@@ -60,12 +61,18 @@ impl HostProcess {
             meter_root,
             running: None,
             log_unread: false,
+            flags: Vec::new(),
         })
     }
 
     /// From the next start on, standard error is a pipe that nobody reads.
     pub fn leave_log_unread(&mut self) {
         self.log_unread = true;
+    }
+
+    /// From the next start on, the host has more flags.
+    pub fn add_flags(&mut self, flags: &[&str]) {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
     }
 
     /// Starts a host, with a journal mode and what `WATTLE_FAULT` is to be, and waits until it is ready.
@@ -83,6 +90,7 @@ impl HostProcess {
             .args(["--admin-listen", &admin.to_string()])
             .arg("--data")
             .arg(self.data.path())
+            .args(&self.flags)
             .env_remove("DATABASE_URL")
             .env_remove("DATABASE_OWNER_URL")
             .env_remove("WATTLE_FAULT")
@@ -254,9 +262,19 @@ impl HostProcess {
         })
     }
 
+    /// Asks the host to read its certificate again.
+    pub fn hang_up(&mut self) -> anyhow::Result<()> {
+        kill(self.running()?.child.id(), Signal::HUP)
+    }
+
+    /// All that the hosts logged.
+    pub fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
     /// The last lines that the hosts logged.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let log = self.whole_log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }

@@ -1,18 +1,20 @@
 //! A thin client of the host's HTTP API: JSON in and out, problems turned into errors with a next step.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Certificate, Method, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_util::io::ReaderStream;
 
-use super::error::{ClientError, usage};
+use super::Common;
+use super::error::{ClientError, unreachable, usage};
 use super::output;
 
 /// The reply to a call, with what its headers say of its cost.
@@ -30,6 +32,9 @@ pub struct Reply {
     pub timing_ms: Vec<(String, f64)>,
 }
 
+/// Longer than any network takes that a call is made over.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
 /// Who is asked, and as whom.
 #[derive(Clone)]
 pub struct Client {
@@ -39,19 +44,33 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client of the host that the command line names.
+    pub fn open(common: &Common) -> anyhow::Result<Self> {
+        let key = common.key.as_ref().map(|key| key.reveal().to_owned());
+        Self::build(&common.url, key, common.ca_file.as_deref())
+    }
+
     /// A client of the host at `url`; a key is sent where there is one.
     pub fn new(url: &str, key: Option<String>) -> anyhow::Result<Self> {
+        Self::build(url, key, None)
+    }
+
+    fn build(url: &str, key: Option<String>, ca_file: Option<&Path>) -> anyhow::Result<Self> {
         let base: Url = url
             .parse()
             .map_err(|cause| usage(format!("--url {url}: {cause}")))?;
-        if base.scheme() != "http" {
-            return Err(usage(format!("--url {url}: only http:// is spoken here so far")));
-        }
-        // A proxy for the outside world cannot reach this machine's loopback.
-        let local = matches!(base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         // Only the first in a process is taken: it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = reqwest::Client::builder().tls_certs_only([]);
+        let builder = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN);
+        let builder = match (base.scheme(), ca_file) {
+            // No certificate is needed, and reading those of the machine takes longer than a call.
+            ("http", _) => builder.tls_certs_only([]),
+            ("https", Some(file)) => builder.tls_certs_only(certificates(file)?),
+            ("https", None) => builder,
+            _ => return Err(usage(format!("--url {url}: write http:// or https://"))),
+        };
+        // A proxy for the outside world cannot reach this machine's loopback.
+        let local = matches!(base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         let builder = if local { builder.no_proxy() } else { builder };
         Ok(Self {
             http: builder.build()?,
@@ -192,23 +211,26 @@ impl Client {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
-        let reply = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let reply = request
+            .send()
+            .await
+            .map_err(|error| unreachable(self.url(), &error))?;
         if reply.status().is_success() {
             Ok(reply)
         } else {
             Err(refusal(reply).await)
         }
     }
+}
 
-    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(inner) = cause.source() {
-            cause = inner;
-        }
-        ClientError::Unreachable {
-            url: self.url().to_owned(),
-            cause: cause.to_string(),
-        }
+/// The certificates in `file`.
+fn certificates(file: &Path) -> anyhow::Result<Vec<Certificate>> {
+    let wrong = |cause: String| usage(format!("--ca-file {}: {cause}", file.display()));
+    let content = std::fs::read(file).map_err(|cause| wrong(cause.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&content).map_err(|cause| wrong(cause.to_string()))?;
+    match certificates.is_empty() {
+        true => Err(wrong("there is no certificate (PEM) in it".to_owned())),
+        false => Ok(certificates),
     }
 }
 

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::output::{self, say};
-use crate::config::ServeArgs;
+use crate::config::{ConfigPath, ServeArgs};
 
 /// Takes the flags of `serve`; exits with 1 if serving with them would fail.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) path: ConfigPath,
     #[command(flatten)]
     serve: Box<ServeArgs>,
 }
@@ -152,7 +154,7 @@ fn database(serve: &ServeArgs) -> Finding {
 }
 
 fn data(serve: &ServeArgs) -> Finding {
-    let dir = serve.data_dir();
+    let dir = &serve.data;
     let shown = dir.display();
     // Nothing is made here: the nearest folder that exists decides.
     let existing = dir.ancestors().map(|path| {
@@ -166,7 +168,7 @@ fn data(serve: &ServeArgs) -> Finding {
         return finding(Mark::Bad, "data", format!("{shown}: no part of this path exists"));
     };
     match tempfile::tempfile_in(existing) {
-        Ok(_) if existing == dir => finding(Mark::Good, "data", format!("{shown} can be written")),
+        Ok(_) if existing == dir.as_path() => finding(Mark::Good, "data", format!("{shown} can be written")),
         Ok(_) => finding(
             Mark::Good,
             "data",

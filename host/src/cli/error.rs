@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use reqwest::StatusCode;
 
+use crate::config::ConfigErrors;
+
 /// The host did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -15,6 +17,8 @@ pub enum ClientError {
         url: String,
         /// The innermost cause.
         cause: String,
+        /// What to do about it.
+        next: &'static str,
     },
     /// The host said no.
     #[error("{detail} [{code}, HTTP {status}{}]", receipt.as_ref().map(|id| format!(", receipt {id}")).unwrap_or_default())]
@@ -64,14 +68,18 @@ impl ClientError {
 
     /// What to do about it, where that is known.
     pub fn next_step(&self) -> Option<&'static str> {
-        let Self::Refused { status, .. } = self else {
-            return matches!(self, Self::Unreachable { .. })
-                .then_some("start a host with `wattle serve`, or name one with --url or WATTLE_URL");
+        let (status, code) = match self {
+            Self::Unreachable { next, .. } => return Some(next),
+            Self::Refused { status, code, .. } => (status, code.as_str()),
+            Self::Unexpected { .. } => return Some(WRONG_ADDRESS),
         };
         match *status {
             _ if self.is_limit() => Some(
                 "send less or try again later; `wattle deploy … --limit` raises a deployment's own limits",
             ),
+            // Each refusal of a host has a code.
+            status if code == "unknown" && status.is_client_error() => Some(WRONG_ADDRESS),
+            _ if code == "tls_required" => Some("write https:// in --url"),
             StatusCode::UNAUTHORIZED => {
                 Some("give a valid key with --key or WATTLE_KEY; the first is in <data>/bootstrap-admin-key")
             }
@@ -89,6 +97,52 @@ impl ClientError {
     }
 }
 
+const WRONG_ADDRESS: &str =
+    "see whether --url or WATTLE_URL names a host's API; by default it is http://127.0.0.1:8700";
+
+/// No answer came from `url`: why, and what to do about it.
+pub fn unreachable(url: &str, error: &reqwest::Error) -> ClientError {
+    let mut next = "start a host with `wattle serve`, or name one with --url or WATTLE_URL";
+    if error.is_timeout() {
+        next = "see whether --url is right, and whether a firewall is between";
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+        // Only this text tells it.
+        if cause.to_string() == "dns error" {
+            next = "see whether the name in --url or WATTLE_URL is right";
+        }
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = wrapped.and_then(|wrapped| wrapped.downcast_ref());
+        if let Some(tls) = tls.or(cause.downcast_ref()) {
+            next = tls_step(tls);
+        }
+    }
+    ClientError::Unreachable {
+        url: url.to_owned(),
+        cause: cause.to_string(),
+        next,
+    }
+}
+
+fn tls_step(error: &rustls::Error) -> &'static str {
+    use rustls::{CertificateError as Certificate, Error};
+    match error {
+        Error::InvalidCertificate(Certificate::UnknownIssuer) => {
+            "if the host has a CA of its own, give its certificate with --ca-file or WATTLE_CA_FILE"
+        }
+        Error::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => "write a name in --url that the host's certificate has",
+        Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            "renew the host's certificate: it reads the new one by itself"
+        }
+        Error::InvalidMessage(_) => "no TLS is spoken there: write http:// in --url",
+        _ => "see whether --url is right; the host's operator knows its certificate",
+    }
+}
+
 /// Wrong usage that only shows after parsing, such as a file that is not there.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -101,7 +155,7 @@ pub fn usage(message: impl Into<String>) -> anyhow::Error {
 
 /// The exit code for `error`.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<UsageError>() {
+    if error.is::<UsageError>() || error.is::<ConfigErrors>() {
         return ExitCode::from(2);
     }
     match error.downcast_ref::<ClientError>() {
@@ -158,6 +212,7 @@ mod tests {
         for (error, code) in [
             (anyhow::anyhow!("x"), ExitCode::FAILURE),
             (usage("x"), ExitCode::from(2)),
+            (ConfigErrors(Vec::new()).into(), ExitCode::from(2)),
             (
                 anyhow::Error::from(refused(401, "unauthorised")).context("deploying"),
                 ExitCode::from(3),

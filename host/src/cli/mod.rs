@@ -6,6 +6,7 @@
 mod api;
 mod client;
 mod component;
+mod config;
 mod demo;
 mod deploy;
 mod doctor;
@@ -21,12 +22,15 @@ mod receipt;
 mod spec;
 mod tenant;
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::client::Client;
 use self::error::{ClientError, exit_code, is_broken_pipe};
+use crate::config::{ConfigErrors, ConfigFile, ConfigPath, Secret, ServeArgs};
 
 /// Hosts models for many tenants and accounts for every joule.
 #[derive(Parser, Debug)]
@@ -44,7 +48,7 @@ const EXIT_CODES: &str =
     "Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.";
 
 /// Which host to ask, as whom, and how to print its answer.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Address of the host.
     #[arg(
@@ -56,27 +60,23 @@ pub struct Common {
     pub url: String,
     /// Bearer key.
     #[arg(long, global = true, env = "WATTLE_KEY", hide_env_values = true)]
-    pub key: Option<String>,
+    pub key: Option<Secret>,
+    /// Certificates (PEM) to trust instead of this machine's, for an https:// host with a CA of its own.
+    #[arg(long, global = true, env = "WATTLE_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     pub json: bool,
-}
-
-impl std::fmt::Debug for Common {
-    /// Without the key: what is debugged may be logged.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Common")
-            .field("url", &self.url)
-            .field("json", &self.json)
-            .finish_non_exhaustive()
-    }
 }
 
 /// The subcommands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the host until SIGTERM.
-    Serve(Box<crate::config::ServeArgs>),
+    Serve(Box<ServeCommand>),
+    /// Check or show what `serve` would be told by its file and its environment.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Play a tenant's first minutes on a host of its own, and check the ledger against the meter.
     Demo(demo::DemoArgs),
     /// Say what this machine has, what it lacks, and which meter is in use.
@@ -112,11 +112,40 @@ pub enum Command {
     GraphWorker,
 }
 
+/// What `serve` takes.
+#[derive(Args, Debug)]
+pub struct ServeCommand {
+    #[command(flatten)]
+    path: ConfigPath,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// Parses the command line, with the environment behind it and behind both the file that they name. Ends the
+/// process after `--help`, and when the flags are wrong.
+pub fn parse(args: &[OsString]) -> Result<Cli, ConfigErrors> {
+    let cli = Cli::parse_from(args);
+    let path = match &cli.command {
+        Command::Serve(serve) => &serve.path,
+        Command::Doctor(doctor) => &doctor.path,
+        _ => return Ok(cli),
+    };
+    let Some(path) = &path.config else {
+        return Ok(cli);
+    };
+    let file = ConfigFile::read(path)?;
+    let command = ["serve", "doctor"].iter().fold(Cli::command(), |command, name| {
+        command.mut_subcommand(name, |serve| file.behind(serve))
+    });
+    let matches = command.get_matches_from(args);
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+}
+
 /// Does what the command line says and tells people on standard error what went wrong.
 ///
 /// Not async, so that `serve` starts its own runtime and its child processes start none.
-pub fn run(cli: Cli) -> ExitCode {
-    match dispatch(cli) {
+pub fn run(args: &[OsString]) -> ExitCode {
+    match parse(args).map_err(anyhow::Error::from).and_then(dispatch) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -135,8 +164,9 @@ pub fn run(cli: Cli) -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let Cli { common, command } = cli;
     match command {
-        Command::Serve(args) => crate::serve(*args).map(|()| ExitCode::SUCCESS),
         Command::New(args) => new::run(&args, common.json).map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => crate::serve(args.serve).map(|()| ExitCode::SUCCESS),
+        Command::Config(command) => config::run(&command, common.json),
         Command::CompileChild => {
             runtime::compile_child()?;
             Ok(ExitCode::SUCCESS)
@@ -155,7 +185,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
-    let client = Client::new(&common.url, common.key.clone())?;
+    let client = Client::open(&common)?;
     match command {
         Command::Demo(args) => return demo::run(args, common.json).await,
         Command::Doctor(args) => return doctor::run(args, &client, common.json).await,
@@ -167,15 +197,18 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
-        Command::Serve(_) | Command::New(_) | Command::CompileChild | Command::GraphWorker => {} // `dispatch` has taken them
+        // `dispatch` has taken them.
+        Command::Serve(_)
+        | Command::Config(_)
+        | Command::New(_)
+        | Command::CompileChild
+        | Command::GraphWorker => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -187,7 +220,7 @@ mod tests {
     fn options_of_all_commands_may_stand_behind_the_subcommand() {
         let cli = Cli::try_parse_from(["wattle", "receipt", "list", "--json", "--key", "s3cret"]).unwrap();
         assert!(cli.common.json);
-        assert_eq!(cli.common.key.as_deref(), Some("s3cret"));
+        assert_eq!(cli.common.key.as_ref().map(Secret::reveal), Some("s3cret"));
         assert!(
             !format!("{cli:?}").contains("s3cret"),
             "a key must not be debugged"
