@@ -11,6 +11,7 @@ mod fresh;
 pub mod http;
 pub mod keys;
 mod metrics;
+mod notify;
 mod onnxruntime;
 mod secret_file;
 mod serve;

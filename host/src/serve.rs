@@ -21,6 +21,7 @@ use crate::app::{App, Ground};
 use crate::clock::SystemClock;
 use crate::config::{LogFormat, ServeArgs};
 use crate::http::{self, Reloader, Tls};
+use crate::notify;
 use crate::onnxruntime;
 
 /// Runs the host until SIGTERM or SIGINT, then drains.
@@ -74,7 +75,7 @@ fn log_writer() -> (NonBlocking, WorkerGuard) {
         .finish(std::io::stderr())
 }
 
-/// Structured logs. Every line of an invocation has its id in the field `invocation`.
+/// Structured logs. Every line of an invocation is in a span that has its id.
 fn log_to(writer: NonBlocking, config: &ServeArgs) -> anyhow::Result<()> {
     use std::io::IsTerminal as _;
     let text = match config.log_format {
@@ -88,7 +89,7 @@ fn log_to(writer: NonBlocking, config: &ServeArgs) -> anyhow::Result<()> {
     // A second start in one process, as tests do, keeps the first subscriber.
     let _ = match text {
         true => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        false => logs.json().flatten_event(true).try_init(),
+        false => logs.json().flatten_event(true).with_span_list(false).try_init(),
     };
     // The default hook would wait for standard error.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a panic")));
@@ -139,8 +140,11 @@ async fn run(
     let serving = tokio::spawn(http::serve(listener, tls, router, allowed, stop.clone()));
     let (allowed, admin_stop) = (app.config.admin_connections(), CancellationToken::new());
     let admin = tokio::spawn(http::serve(admin_listener, ops_tls, ops, allowed, admin_stop));
+    let announcing = tokio::spawn(announce(app.clone()));
     signalled().await?;
     tracing::info!("draining");
+    announcing.abort();
+    notify::tell(notify::STOPPING);
     app.begin_drain();
     stop.cancel();
     let patience = Duration::from_secs(app.config.drain_s);
@@ -173,6 +177,14 @@ async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}: choose another address"))
+}
+
+/// Tells the service manager once the host has started, also when it then has a reason to refuse calls.
+async fn announce(app: Arc<App>) {
+    while app.unready().is_some_and(|(code, _)| code == "starting") {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    notify::tell(notify::READY);
 }
 
 /// Heeds SIGHUP: the certificate is read again, if there is one. Nothing else is.

@@ -15,6 +15,9 @@ use crate::config::{ConfigPath, ServeArgs};
 /// Takes the flags of `serve`; exits with 1 if serving with them would fail.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
+    /// Only ask the host that runs with these flags whether it takes calls; exits with 1 if it does not.
+    #[arg(long)]
+    ready: bool,
     #[command(flatten)]
     pub(super) path: ConfigPath,
     #[command(flatten)]
@@ -63,6 +66,14 @@ fn finding(mark: Mark, subject: &'static str, words: impl Into<String>) -> Findi
 
 /// Looks at everything and says it in words.
 pub async fn run(args: DoctorArgs, client: &Client, json: bool) -> anyhow::Result<ExitCode> {
+    if args.ready {
+        let answer = operators(&args.serve)?.get("/readyz").await?;
+        match json {
+            true => output::say_json(&answer)?,
+            false => say("ready")?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let up = client.is_up("/v2/health/live").await;
     let mut findings = vec![
         machine(),
@@ -210,7 +221,7 @@ async fn meter(serve: &ServeArgs) -> Finding {
     } else {
         "no energy counter of the CPU is visible"
     };
-    let ready = match Client::new(&format!("http://{}", serve.admin_listen), None) {
+    let ready = match operators(serve) {
         Ok(operators) => operators.get("/readyz").await.unwrap_or_default(),
         Err(_) => Value::Null,
     };
@@ -218,6 +229,13 @@ async fn meter(serve: &ServeArgs) -> Finding {
         Some(meter) => finding(Mark::Good, "meter", format!("{meter}; {counter}")),
         None => would_be_meter(serve, counter),
     }
+}
+
+/// The operators' listener of a host with these flags.
+fn operators(serve: &ServeArgs) -> anyhow::Result<Client> {
+    let tls = serve.tls_cert.is_some() && !serve.admin_listen.ip().is_loopback();
+    let scheme = if tls { "https" } else { "http" };
+    Client::new(&format!("{scheme}://{}", serve.admin_listen), None)
 }
 
 /// What a host with these flags would use.
