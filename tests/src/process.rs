@@ -91,6 +91,7 @@ impl HostProcess {
             .arg("--data")
             .arg(self.data.path())
             .args(&self.flags)
+            .env_remove("WATTLE_CONFIG")
             .env_remove("DATABASE_URL")
             .env_remove("DATABASE_OWNER_URL")
             .env_remove("WATTLE_FAULT")

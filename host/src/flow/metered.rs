@@ -7,6 +7,7 @@ use domain::posting::{Call, CallKind, Finished};
 use domain::{Name, Outcome, TenantId, UsageCell};
 use futures::FutureExt as _;
 use journal::Record;
+use tracing::Instrument as _;
 
 use super::Error;
 use crate::app::App;
@@ -61,11 +62,13 @@ where
     app.live.begin(call.clone(), cell.clone())?;
     let work = work(cell.clone());
     let host = app.clone();
-    let task = app.guests.spawn(async move {
+    // Whatever is logged on the way carries the call's id.
+    let span = tracing::error_span!("call", invocation = %call.invocation);
+    let run = async move {
         let (outcome, value) = match AssertUnwindSafe(work).catch_unwind().await {
             Ok((outcome, value)) => (outcome, Some(value)),
             Err(_panic) => {
-                tracing::error!(invocation = %call.invocation, "a call panicked in the host");
+                tracing::error!("a call panicked in the host");
                 (Outcome::HostFault, None)
             }
         };
@@ -75,7 +78,8 @@ where
             usage: cell.snapshot(),
         };
         record(&host, finished).await.map(|recorded| (value, recorded))
-    });
+    };
+    let task = app.guests.spawn(run.instrument(span));
     task.await.map_err(|_| Error::Internal)?
 }
 

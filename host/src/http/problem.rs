@@ -227,6 +227,8 @@ impl From<Error> for Problem {
 
 /// The answer to an accepted call that came to nothing: what is recorded as the host's fault is answered so.
 fn accepted(recorded: Box<Recorded>, cause: Error) -> Problem {
+    let span = tracing::error_span!("call", invocation = %recorded.finished.call.invocation);
+    let _logged = span.enter();
     let said = cause.to_string();
     let mut problem = Problem::from(cause);
     if recorded.finished.outcome == Outcome::HostFault && problem.status.is_client_error() {
