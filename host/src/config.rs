@@ -100,7 +100,7 @@ pub struct ServeArgs {
     /// Connections to the API at once; one more waits until another ends.
     #[arg(long, env = "WATTLE_CONNECTIONS", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub connections: u32,
-    /// Milliseconds that a connection may take to send a request's headers, or stay idle between two requests.
+    /// Milliseconds that a connection may take for its TLS handshake and for each request's headers, or stay idle.
     #[arg(long, env = "WATTLE_HEADER_TIMEOUT_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub header_timeout_ms: u64,
     /// Milliseconds that a caller may stall: send nothing of a body, or read nothing of a reply.

@@ -11,6 +11,7 @@
 mod api;
 mod audit;
 mod backends;
+mod cli;
 mod config;
 mod crash;
 mod disconnect;
@@ -20,6 +21,7 @@ mod hostile_graph;
 mod js;
 mod keys;
 mod new;
+mod logs;
 mod ocr;
 mod openapi;
 mod parameters;

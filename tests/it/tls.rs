@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use wattle::http::{Connections, Reloader, Tls, TlsError};
 
-/// A certificate for localhost and its key, in files.
+/// A certificate and its key, in files.
 pub struct Pair {
     pub folder: tempfile::TempDir,
     pub der: CertificateDer<'static>,
@@ -30,8 +30,16 @@ pub struct Pair {
 
 impl Pair {
     pub fn new() -> anyhow::Result<Self> {
+        Self::named(&["localhost", "127.0.0.1"])
+    }
+
+    pub fn named(names: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let der = renew(&folder.path().join("cert.pem"), &folder.path().join("key.pem"))?;
+        let der = renew(
+            names,
+            &folder.path().join("cert.pem"),
+            &folder.path().join("key.pem"),
+        )?;
         Ok(Self { folder, der })
     }
 
@@ -45,8 +53,8 @@ impl Pair {
 }
 
 /// Writes a new certificate and its key.
-fn renew(cert_file: &Path, key_file: &Path) -> anyhow::Result<CertificateDer<'static>> {
-    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+fn renew(names: &[&str], cert_file: &Path, key_file: &Path) -> anyhow::Result<CertificateDer<'static>> {
+    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names)?;
     std::fs::write(cert_file, cert.pem())?;
     std::fs::write(key_file, signing_key.serialize_pem())?;
@@ -128,7 +136,7 @@ async fn a_new_certificate_is_served_while_old_connections_live() -> anyhow::Res
     ask(&mut old).await?;
 
     let reloading = tokio::spawn(async move { reloader.run(&Notify::new()).await });
-    let renewed = renew(&pair.cert(), &pair.key())?;
+    let renewed = renew(&["localhost"], &pair.cert(), &pair.key())?;
     // Only the files' change tells: whoever trusts the new one alone gets through after a look or two.
     let mut new = loop {
         match connect(address, &renewed).await {
@@ -342,7 +350,7 @@ async fn the_command_line_speaks_tls_to_a_host_that_is_told_of_a_new_certificate
             .map_err(anyhow::Error::from)
     };
     // Until the host has heeded the signal, its certificate is not the one in the file.
-    renew(&pair.cert(), &pair.key())?;
+    renew(&["localhost"], &pair.cert(), &pair.key())?;
     host.hang_up()?;
     let mut output = create()?;
     while !output.status.success() {

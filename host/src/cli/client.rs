@@ -34,6 +34,8 @@ pub struct Reply {
 
 /// Longer than any network takes that a call is made over.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Longer than a host lets anything take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3_600);
 
 /// Who is asked, and as whom.
 #[derive(Clone)]
@@ -61,7 +63,9 @@ impl Client {
             .map_err(|cause| usage(format!("--url {url}: {cause}")))?;
         // Only the first in a process is taken: it is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN);
+        let builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_WITHIN)
+            .read_timeout(ANSWER_WITHIN);
         let builder = match (base.scheme(), ca_file) {
             // No certificate is needed, and reading those of the machine takes longer than a call.
             ("http", _) => builder.tls_certs_only([]),
@@ -117,18 +121,28 @@ impl Client {
 
     /// The items at `path`: the first `limit` over as many pages as it takes, or all.
     pub async fn list(&self, path: &str, limit: Option<usize>) -> anyhow::Result<Vec<Value>> {
-        let (mut items, mut cursor) = (Vec::new(), None::<String>);
+        let (mut items, mut cursor) = (Vec::new(), None);
         loop {
-            let query: Vec<_> = cursor.iter().map(|cursor| ("cursor", cursor.as_str())).collect();
-            let page = read(path, self.send(self.request(Method::GET, path, &query)?).await?).await?;
-            let page: Page = typed(path, page)?;
-            items.extend(page.items);
-            cursor = page.next;
+            let (page, next) = self.page(path, cursor.as_deref()).await?;
+            items.extend(page);
+            cursor = next;
             if cursor.is_none() || limit.is_some_and(|limit| items.len() >= limit) {
                 items.truncate(limit.unwrap_or(usize::MAX));
                 return Ok(items);
             }
         }
+    }
+
+    /// A page of the items at `path`, and the cursor of the next if there is one.
+    pub async fn page(
+        &self,
+        path: &str,
+        cursor: Option<&str>,
+    ) -> anyhow::Result<(Vec<Value>, Option<String>)> {
+        let query: Vec<_> = cursor.iter().map(|cursor| ("cursor", *cursor)).collect();
+        let page = read(path, self.send(self.request(Method::GET, path, &query)?).await?).await?;
+        let page: Page = typed(path, page)?;
+        Ok((page.items, page.next))
     }
 
     /// Sends `body` to `path`.
@@ -178,14 +192,10 @@ impl Client {
     /// Calls a deployment with a V2 request body.
     pub async fn infer(&self, deployment: &str, body: impl Into<Bytes>) -> anyhow::Result<Reply> {
         let path = format!("/v2/models/{deployment}/infer");
-        let request = self
-            .request(Method::POST, &path, &[])?
-            .header(CONTENT_TYPE, "application/json");
-        let reply = self.send(request.body(body.into())).await?;
-        let headers = reply.headers().clone();
+        let (headers, body) = self.call(&path, body.into()).await?;
         let receipt = header(&headers, "wattle-receipt").context("the reply carries no wattle-receipt")?;
         Ok(Reply {
-            body: read(&path, reply).await?,
+            body: parse(&path, &body)?,
             receipt: receipt.to_owned(),
             energy_uj: header(&headers, "wattle-energy-uj").and_then(|text| text.parse().ok()),
             fuel: header(&headers, "wattle-fuel").and_then(|text| text.parse().ok()),
@@ -193,13 +203,28 @@ impl Client {
         })
     }
 
+    /// Sends JSON to `path` and gives the reply as it is.
+    pub async fn call(&self, path: &str, body: Bytes) -> Result<(HeaderMap, Bytes), ClientError> {
+        let request = self
+            .request(Method::POST, path, &[])?
+            .header(CONTENT_TYPE, "application/json");
+        let reply = self.send(request.body(body)).await?;
+        let headers = reply.headers().clone();
+        let body = reply.bytes().await;
+        Ok((headers, body.map_err(|error| unreachable(self.url(), &error))?))
+    }
+
     fn request(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, &str)],
-    ) -> anyhow::Result<reqwest::RequestBuilder> {
-        let mut url: Url = format!("{}{path}", self.url()).parse()?;
+    ) -> Result<reqwest::RequestBuilder, ClientError> {
+        let address = format!("{}{path}", self.url());
+        let mut url: Url = address.parse().map_err(|cause| ClientError::Unexpected {
+            path: address,
+            cause: format!("{cause}"),
+        })?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
@@ -255,6 +280,8 @@ struct Page {
 struct Problem {
     code: Option<String>,
     title: Option<String>,
+    /// The operators' listener calls it a reason.
+    #[serde(alias = "reason")]
     detail: Option<String>,
     error: Option<String>,
 }
@@ -279,16 +306,18 @@ async fn refusal(reply: reqwest::Response) -> ClientError {
 
 async fn read(path: &str, reply: reqwest::Response) -> anyhow::Result<Value> {
     let body = reply.bytes().await.context("the host's answer broke off")?;
-    serde_json::from_slice(&body).map_err(|cause| {
-        ClientError::Unexpected {
-            path: path.to_owned(),
-            cause: cause.to_string(),
-        }
-        .into()
+    Ok(parse(path, &body)?)
+}
+
+fn parse(path: &str, body: &[u8]) -> Result<Value, ClientError> {
+    serde_json::from_slice(body).map_err(|cause| ClientError::Unexpected {
+        path: path.to_owned(),
+        cause: cause.to_string(),
     })
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// A header's text, if it is there.
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
@@ -315,12 +344,14 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_http_urls_are_taken() {
-        assert!(
-            Client::new("http://127.0.0.1:8700/", None)
-                .is_ok_and(|client| client.url() == "http://127.0.0.1:8700")
-        );
-        for bad in ["https://host", "127.0.0.1:8700", "", "ftp://host"] {
+    fn urls_are_of_http_with_or_without_tls() {
+        for (url, base) in [
+            ("http://127.0.0.1:8700/", "http://127.0.0.1:8700"),
+            ("https://host", "https://host"),
+        ] {
+            assert_eq!(Client::new(url, None).unwrap().url(), base);
+        }
+        for bad in ["127.0.0.1:8700", "", "ftp://host"] {
             assert!(Client::new(bad, None).is_err(), "{bad:?}");
         }
     }

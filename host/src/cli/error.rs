@@ -1,5 +1,6 @@
 //! What goes wrong on the command line, and the exit codes of it.
 
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
@@ -106,18 +107,16 @@ pub fn unreachable(url: &str, error: &reqwest::Error) -> ClientError {
     if error.is_timeout() {
         next = "see whether --url is right, and whether a firewall is between";
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
+    let mut cause: &dyn Error = error;
+    while let Some(inner) = inside(cause) {
         cause = inner;
         // Only this text tells it.
         if cause.to_string() == "dns error" {
             next = "see whether the name in --url or WATTLE_URL is right";
         }
-        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = wrapped.and_then(|wrapped| wrapped.downcast_ref());
-        if let Some(tls) = tls.or(cause.downcast_ref()) {
-            next = tls_step(tls);
-        }
+    }
+    if let Some(tls) = cause.downcast_ref() {
+        next = tls_step(tls);
     }
     ClientError::Unreachable {
         url: url.to_owned(),
@@ -126,19 +125,27 @@ pub fn unreachable(url: &str, error: &reqwest::Error) -> ClientError {
     }
 }
 
+/// What `error` was made of. An I/O error passes over what it wraps and gives that one's source.
+fn inside(error: &dyn Error) -> Option<&dyn Error> {
+    match error.downcast_ref().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
 fn tls_step(error: &rustls::Error) -> &'static str {
-    use rustls::{CertificateError as Certificate, Error};
+    use rustls::{CertificateError as Certificate, Error as Tls};
     match error {
-        Error::InvalidCertificate(Certificate::UnknownIssuer) => {
+        Tls::InvalidCertificate(Certificate::UnknownIssuer) => {
             "if the host has a CA of its own, give its certificate with --ca-file or WATTLE_CA_FILE"
         }
-        Error::InvalidCertificate(
+        Tls::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => "write a name in --url that the host's certificate has",
-        Error::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+        Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
             "renew the host's certificate: it reads the new one by itself"
         }
-        Error::InvalidMessage(_) => "no TLS is spoken there: write http:// in --url",
+        Tls::InvalidMessage(_) => "no TLS is spoken there: write http:// in --url",
         _ => "see whether --url is right; the host's operator knows its certificate",
     }
 }

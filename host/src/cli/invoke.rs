@@ -1,16 +1,11 @@
 //! `wattle invoke`
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-
 use clap::Args;
 use domain::Name;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::client::{Client, Reply, typed};
-use super::error::usage;
-use super::input::{Input, TensorMeta};
+use super::body::BodyArgs;
+use super::client::{Client, Reply};
 use super::output::{self, energy, grouped, say};
 
 /// Calls a deployment and shows its answer and what it cost; needs a key of the tenant.
@@ -18,41 +13,16 @@ use super::output::{self, energy, grouped, say};
 pub struct InvokeArgs {
     /// The deployment.
     name: Name,
-    /// An input: `x=[1,2,3]`, `x:FP32[1,3]=[1,2,3]`, or `file=@PATH` (BYTES or UINT8). Type and shape
-    /// that are left out come from the deployment.
-    #[arg(
-        long = "input",
-        value_name = "NAME[:DTYPE][[SHAPE]]=JSON|@FILE",
-        required_unless_present = "json_body"
-    )]
-    inputs: Vec<Input>,
-    /// A whole V2 request instead, from a file or from standard input (-).
-    #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
-    json_body: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    inputs: Vec<TensorMeta>,
+    #[command(flatten)]
+    body: BodyArgs,
 }
 
 /// Does it.
 pub async fn run(args: InvokeArgs, client: &Client, json: bool) -> anyhow::Result<()> {
-    let body = match &args.json_body {
-        Some(path) => read_body(path)?,
-        None => {
-            let path = format!("/v2/models/{}", args.name);
-            let metadata: Metadata = typed(&path, client.get(&path).await?)?;
-            let tensors: Result<Vec<_>, _> = args
-                .inputs
-                .iter()
-                .map(|input| input.to_v2(&metadata.inputs, read_file))
-                .collect();
-            json!({ "inputs": tensors.map_err(usage)? })
-                .to_string()
-                .into_bytes()
-        }
-    };
+    let body = args
+        .body
+        .read(client, &format!("/v2/models/{}", args.name))
+        .await?;
     let reply = client.infer(args.name.as_str(), body).await?;
     if json {
         return output::say_json(&as_json(&reply));
@@ -128,19 +98,6 @@ fn flatten<'a>(value: &'a Value, flat: &mut Vec<&'a Value>) {
         Value::Array(items) => items.iter().for_each(|item| flatten(item, flat)),
         other => flat.push(other),
     }
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn read_body(path: &Path) -> anyhow::Result<Vec<u8>> {
-    if path != Path::new("-") {
-        return read_file(path).map_err(usage);
-    }
-    let mut body = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut body)?;
-    Ok(body)
 }
 
 #[cfg(test)]

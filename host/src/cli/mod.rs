@@ -1,10 +1,14 @@
 //! The command line: a file per subcommand, all but `new`, `serve`, `doctor` and `key recover` over the
+//! The command line: a file per subcommand, all but `serve`, `doctor`, `config` and `key recover` over the
 //! public HTTP API.
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
 mod api;
+mod bench;
+mod body;
 mod client;
+mod completions;
 mod component;
 mod config;
 mod demo;
@@ -104,6 +108,10 @@ pub enum Command {
     /// The books: joules and fuel by account, and whether they balance.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Call a deployment over and over and report its speed, latencies and joules per call.
+    Bench(bench::BenchArgs),
+    /// Write a shell's completions for this command line.
+    Completions(completions::CompletionsArgs),
     /// Compile the component on standard input; the host starts this itself, with limits.
     #[command(hide = true)]
     CompileChild,
@@ -167,6 +175,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::New(args) => new::run(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => crate::serve(args.serve).map(|()| ExitCode::SUCCESS),
         Command::Config(command) => config::run(&command, common.json),
+        Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::CompileChild => {
             runtime::compile_child()?;
             Ok(ExitCode::SUCCESS)
@@ -197,9 +206,11 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
+        Command::Bench(args) => bench::run(args, &common).await?,
         // `dispatch` has taken them.
         Command::Serve(_)
         | Command::Config(_)
+        | Command::Completions(_)
         | Command::New(_)
         | Command::CompileChild
         | Command::GraphWorker => {}

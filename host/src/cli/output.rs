@@ -95,6 +95,19 @@ pub fn list(items: &[Value], columns: &[Column], json: bool) -> anyhow::Result<(
     Ok(say(table.trim_fmt())?)
 }
 
+/// Writes what is known of one thing, a line each, the names in a column.
+pub fn facts(facts: &[(&str, String)]) -> anyhow::Result<()> {
+    let width = facts
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
+    for (name, value) in facts {
+        say(format_args!("{name:<width$}  {value}"))?;
+    }
+    Ok(())
+}
+
 /// A bar that fills while a file is sent; hidden where standard error is no terminal.
 pub fn upload_bar(bytes: u64, file: &Path) -> ProgressBar {
     let name = file

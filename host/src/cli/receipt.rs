@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use domain::InvocationId;
 
-use super::api::Receipt;
+use super::api::{Receipt, Work};
 use super::client::{Client, typed};
 use super::output::{self, Column, Style, bytes, energy, grouped, millis, say};
 
@@ -60,30 +60,14 @@ async fn list(client: &Client, limit: usize, json: bool) -> anyhow::Result<()> {
 }
 
 fn show(receipt: &Receipt) -> anyhow::Result<()> {
-    for (name, value) in facts(receipt) {
-        say(format_args!("{name:<10} {value}"))?;
-    }
-    for work in &receipt.work {
-        let place = format!("{} on {}, {}", work.backend, work.device, work.precision);
-        let runs = format!(
-            "{} run(s), {} row(s), {} ms",
-            work.runs,
-            work.rows,
-            millis(work.cpu_ns)
-        );
-        say(format_args!(
-            "{:<10} {} by {place}: {runs}",
-            "work",
-            output::short_digest(&work.graph)
-        ))?;
-    }
+    output::facts(&facts(receipt))?;
     if !receipt.lines.is_empty() {
         say(lines(receipt).trim_fmt())?;
     }
     Ok(())
 }
 
-fn facts(receipt: &Receipt) -> [(&'static str, String); 10] {
+fn facts(receipt: &Receipt) -> Vec<(&'static str, String)> {
     let mut what = receipt.kind.clone();
     if let (Some(deployment), Some(release)) = (&receipt.deployment, receipt.release) {
         what = format!("{what} of {deployment}, release {release}");
@@ -97,7 +81,7 @@ fn facts(receipt: &Receipt) -> [(&'static str, String); 10] {
         .fuel_schedule
         .map(|version| format!(" (schedule {version})"));
     let optional = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), bytes);
-    [
+    let mut facts = vec![
         ("receipt", format!("{} ({})", receipt.id, receipt.state)),
         ("what", what),
         (
@@ -127,7 +111,22 @@ fn facts(receipt: &Receipt) -> [(&'static str, String); 10] {
             "memory",
             format!("{} at most", optional(receipt.peak_memory_bytes)),
         ),
-    ]
+    ];
+    facts.extend(receipt.work.iter().map(|work| ("work", work_done(work))));
+    facts
+}
+
+fn work_done(work: &Work) -> String {
+    format!(
+        "{} by {} on {}, {}: {} run(s), {} row(s), {} ms",
+        output::short_digest(&work.graph),
+        work.backend,
+        work.device,
+        work.precision,
+        work.runs,
+        work.rows,
+        millis(work.cpu_ns)
+    )
 }
 
 /// The receipt's parts by window.

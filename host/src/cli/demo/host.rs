@@ -163,6 +163,9 @@ fn spawn(data: &Path, listen: SocketAddr, admin: SocketAddr) -> anyhow::Result<C
         .args(["--slice-ms", "250", "--window-slices", "4"])
         // A root of its own: a host that already serves this machine keeps its meter.
         .args(["--meter-root", &format!("demo-{}", listen.port())])
+        .env_remove("WATTLE_CONFIG")
+        .env_remove("WATTLE_TLS_CERT")
+        .env_remove("WATTLE_TLS_KEY")
         .env_remove("DATABASE_URL")
         .env_remove("DATABASE_OWNER_URL")
         .stdin(Stdio::null())
