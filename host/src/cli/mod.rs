@@ -1,6 +1,5 @@
-//! The command line: a file per subcommand, all but `new`, `serve`, `doctor` and `key recover` over the
-//! The command line: a file per subcommand, all but `serve`, `doctor`, `config` and `key recover` over the
-//! public HTTP API.
+//! The command line: a file per subcommand, all but `new`, `serve`, `doctor`, `config` and `key recover` over
+//! the public HTTP API.
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
