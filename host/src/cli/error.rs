@@ -107,7 +107,7 @@ pub fn unreachable(url: &str, error: &reqwest::Error) -> ClientError {
     if error.is_timeout() {
         next = "see whether --url is right, and whether a firewall is between";
     }
-    let mut cause: &dyn Error = error;
+    let mut cause: &(dyn Error + 'static) = error;
     while let Some(inner) = inside(cause) {
         cause = inner;
         // Only this text tells it.
@@ -126,7 +126,7 @@ pub fn unreachable(url: &str, error: &reqwest::Error) -> ClientError {
 }
 
 /// What `error` was made of. An I/O error passes over what it wraps and gives that one's source.
-fn inside(error: &dyn Error) -> Option<&dyn Error> {
+fn inside<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
         None => error.source(),
