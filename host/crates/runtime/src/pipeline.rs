@@ -249,7 +249,8 @@ impl Pipeline {
         let mut store = metered(&cell, || self.store(&invocation, Arc::clone(&guard)))
             .map_err(|error| Failure::host(&error))?;
         let result = guard.drive(&cell, call(&mut store)).await;
-        count_fuel(&mut store);
+        let counted = count_fuel(&mut store);
+        let result = result.and_then(|answer| Ok(counted.map(|()| answer)?));
         metered(&cell, move || {
             let result = result.map_err(|error| {
                 tracing::debug!(error = format!("{error:?}"), invocation = %invocation.invocation, "a call ended");
@@ -273,7 +274,7 @@ impl Pipeline {
         store.set_max_component_handles(bytes(limits.handles.saturating_mul(2)));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut store| {
-            count_fuel(&mut store);
+            count_fuel(&mut store)?;
             match store.data().guard.look() {
                 Some(stop) => Err(stop.into()),
                 // Not `Yield`: it comes back before its neighbours have had their turn.

@@ -15,9 +15,10 @@ use crate::outcome::Stop;
 use crate::pipeline::{Graphs, Invocation};
 use crate::wasi::{self, Notes};
 
-/// Fuel for one call of `wasi:nn` or `wattle:pipeline`.
+/// Fuel for one call of the host, WASI's functions included.
 pub(crate) const FUEL_PER_CALL: u64 = 1_000;
-/// Bytes that such a call moves for one unit of fuel.
+/// Bytes that a call of `wasi:nn` or `wattle:pipeline` moves for one unit of fuel. What WASI moves is bounded
+/// otherwise: by the log's limit, or to a few kilobytes.
 const BYTES_PER_FUEL: u64 = 8;
 /// Multiply-accumulates of a graph for one unit of fuel.
 const MACS_PER_FUEL: u64 = 1_000;
@@ -35,6 +36,8 @@ pub(crate) struct State {
     /// What a graph said when it failed for reasons that are not the guest's.
     pub(crate) graph_fault: Option<ComputeError>,
     tensor_bytes: u64,
+    /// Fuel for calls of WASI that the store has not given yet.
+    owed_fuel: u64,
     /// Fuel that the cell knows of.
     counted_fuel: u64,
 }
@@ -57,6 +60,7 @@ impl State {
             notes,
             graph_fault: None,
             tensor_bytes: 0,
+            owed_fuel: 0,
             counted_fuel: 0,
         }
     }
@@ -85,7 +89,10 @@ impl State {
 }
 
 impl WasiView for State {
+    /// Every function of WASI fetches its context here, so here each is charged. The store, which has the
+    /// fuel, is out of reach: what is owed is taken where it is at hand.
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.owed_fuel = self.owed_fuel.saturating_add(FUEL_PER_CALL);
         WasiCtxView {
             ctx: &mut self.wasi,
             table: &mut self.table,
@@ -103,11 +110,14 @@ pub(crate) fn graph_fuel(macs: u64) -> u64 {
     macs.div_ceil(MACS_PER_FUEL)
 }
 
-/// Takes fuel for a host call before its work is done; too little left ends the call.
+/// Takes fuel for a host call before its work is done, and what is owed; too little left ends the call.
+///
+/// Only a host function may do so: while a guest runs, its code keeps the figure in a register.
 pub(crate) fn charge(store: &mut StoreContextMut<'_, State>, fuel: u64) -> wasmtime::Result<()> {
+    let fuel = fuel.saturating_add(std::mem::take(&mut store.data_mut().owed_fuel));
     let left = store.get_fuel()?;
     store.set_fuel(left.saturating_sub(fuel))?;
-    count_fuel(&mut *store);
+    count_fuel(&mut *store)?;
     if fuel > left {
         Err(Trap::OutOfFuel.into())
     } else {
@@ -116,11 +126,20 @@ pub(crate) fn charge(store: &mut StoreContextMut<'_, State>, fuel: u64) -> wasmt
 }
 
 /// Brings the cell's fuel up to date.
-pub(crate) fn count_fuel(mut store: impl AsContextMut<Data = State>) {
+///
+/// # Errors
+/// More is owed than is left: the call must end.
+pub(crate) fn count_fuel(mut store: impl AsContextMut<Data = State>) -> Result<(), Trap> {
     let mut store = store.as_context_mut();
     let left = store.get_fuel().unwrap_or_default();
     let state = store.data_mut();
     let burnt = state.limits.fuel.saturating_sub(left);
+    let burnt = burnt.saturating_add(state.owed_fuel).min(state.limits.fuel);
     state.cell.add_fuel(burnt.saturating_sub(state.counted_fuel));
     state.counted_fuel = state.counted_fuel.max(burnt);
+    if state.owed_fuel > left {
+        Err(Trap::OutOfFuel)
+    } else {
+        Ok(())
+    }
 }

@@ -303,6 +303,36 @@ async fn settings_reach_the_guest_and_calls_cost_fuel() {
 }
 
 #[tokio::test]
+async fn calls_of_wasi_cost_fuel_too() {
+    let items = r#"
+        (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration"
+            (func $subscribe (param i64) (result i32)))"#;
+    let call = "(drop (call $subscribe (i64.const 0)))";
+    let fuel = async |calls: usize, limit| {
+        let guest = guest_text(items, &format!("{} i32.const 0", call.repeat(calls)));
+        let pipeline = Host::new().publish(&module_with_wasi(&guest)).await;
+        let invocation = Invocation {
+            limits: Limits {
+                fuel: limit,
+                ..limits()
+            },
+            ..invocation()
+        };
+        let ended = pipeline.infer(request(), invocation.clone()).await;
+        (ended.is_ok(), invocation.cell.snapshot().fuel)
+    };
+    let (answered, one) = fuel(1, 1_000_000).await;
+    assert!(answered);
+    let (answered, eleven) = fuel(11, 1_000_000).await;
+    assert!(
+        answered && (10_000..10_200).contains(&(eleven - one)),
+        "{one}, {eleven}"
+    );
+    assert_eq!(fuel(11, eleven).await, (true, eleven));
+    assert_eq!(fuel(11, eleven - 1).await, (false, eleven - 1), "owed to the end");
+}
+
+#[tokio::test]
 async fn too_much_at_once_is_refused() {
     let huge = "(drop (memory.grow (i32.const 20)))
         (call $get (i32.const 0) (i32.const 1000000) (i32.const 8192)) i32.const 0";
