@@ -7,6 +7,7 @@ use wasmparser::{ComponentTypeRef, Instance, Parser, Payload, Validator};
 use wasmtime::Engine;
 
 use crate::engine;
+use crate::nesting::{Nesting, Uncounted};
 
 /// The interface that a pipeline exports.
 const HANDLER: &str = "wattle:pipeline/handler@0.1.0";
@@ -64,6 +65,8 @@ pub struct UploadCaps {
     pub instances: u64,
     /// Components within components, all together.
     pub components: u64,
+    /// Instances of components and core modules, each as often as it is made.
+    pub instances_made: u64,
     /// Functions of all modules together.
     pub functions: u64,
     /// Bytes of the longest function.
@@ -83,6 +86,7 @@ impl Default for UploadCaps {
             modules: 64,
             instances: u64::from(engine::CORE_INSTANCES_PER_COMPONENT),
             components: 64,
+            instances_made: 1_000,
             functions: 200_000,
             function_bytes: 1 << 20,
             locals: 20_000,
@@ -238,13 +242,11 @@ struct Names {
 fn count(bytes: &[u8], caps: &UploadCaps) -> Result<Names, InspectError> {
     let mut tally = Tally::default();
     let mut names = Names::default();
-    let mut depth = 0_u32;
+    let mut nesting = Nesting::default();
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(invalid)?;
         match &payload {
-            Payload::Version { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(reader) if depth == 1 => {
+            Payload::ComponentImportSection(reader) if nesting.depth() == 1 => {
                 for import in reader.clone() {
                     let import = import.map_err(invalid)?;
                     let name = import.name.name.to_owned();
@@ -255,7 +257,7 @@ fn count(bytes: &[u8], caps: &UploadCaps) -> Result<Names, InspectError> {
                     names.imports.push(name);
                 }
             }
-            Payload::ComponentExportSection(reader) if depth == 1 => {
+            Payload::ComponentExportSection(reader) if nesting.depth() == 1 => {
                 for export in reader.clone() {
                     names.exports_handler |= export.map_err(invalid)?.name.name == HANDLER;
                 }
@@ -263,8 +265,24 @@ fn count(bytes: &[u8], caps: &UploadCaps) -> Result<Names, InspectError> {
             _ => {}
         }
         tally.add(&payload, caps)?;
+        let made = nesting.add(&payload).map_err(uncounted)?;
+        within(
+            made,
+            caps.instances_made,
+            "instances, those within others included",
+        )?;
     }
     Ok(names)
+}
+
+fn uncounted(error: Uncounted) -> InspectError {
+    match error {
+        Uncounted::Broken(error) => invalid(error),
+        Uncounted::Passed => InspectError::Invalid {
+            reason: "components within it may be instantiated, but not imported, exported or handed on"
+                .into(),
+        },
+    }
 }
 
 #[derive(Default)]

@@ -20,6 +20,7 @@ mod engine;
 mod guard;
 mod inspect;
 mod limits;
+mod nesting;
 mod nn;
 mod outcome;
 mod pipeline;

@@ -220,6 +220,29 @@ fn what_stands_in_a_component_is_counted_together() {
     );
 }
 
+/// Each component makes the one within it twice: four levels come to 31 instances.
+#[test]
+fn instances_are_counted_as_often_as_they_are_made() {
+    let mut text = "(component $c)".to_owned();
+    for _ in 0..3 {
+        text = format!("(component $c {text} (instance (instantiate $c)) (instance (instantiate $c)))");
+    }
+    let nested = component(&format!(
+        "(component {text} (alias outer 0 $c (component $same))
+            (instance (instantiate $c)) (instance (instantiate $same)))"
+    ));
+    let caps = |instances_made| UploadCaps {
+        instances_made,
+        ..UploadCaps::default()
+    };
+    assert_eq!(
+        inspect(&nested, &caps(31)).unwrap_err(),
+        InspectError::MissingExport
+    );
+    let error = inspect(&nested, &caps(30)).unwrap_err();
+    assert_eq!(error.code(), "component_too_complex", "{error}");
+}
+
 #[tokio::test]
 async fn proposals_that_the_engine_lacks_are_refused() {
     let wide = module(
