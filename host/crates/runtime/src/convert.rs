@@ -107,6 +107,19 @@ pub(crate) fn failure(failure: wit::Failure) -> Failure {
 /// A guest's signature, if it keeps the contract.
 pub(crate) fn signature(signature: wit::Signature) -> Result<Signature, Failure> {
     let all = signature.inputs.iter().chain(&signature.outputs);
+    let keys = all
+        .clone()
+        .flat_map(|spec| &spec.parameters)
+        .chain(&signature.parameters);
+    let mut texts = all
+        .clone()
+        .map(|spec| &spec.name)
+        .chain(keys.map(|parameter| &parameter.key));
+    if texts.any(|text| text.contains('\0')) {
+        return Err(invalid(
+            "the signature has a name or key with a NUL, which no database keeps".into(),
+        ));
+    }
     let bytes: u64 = all.map(|spec| parameter_bytes(&spec.parameters)).sum();
     if bytes + parameter_bytes(&signature.parameters) > MAX_SIGNATURE_BYTES {
         return Err(invalid(format!(
