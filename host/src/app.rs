@@ -152,6 +152,7 @@ impl App {
                 folder("compiled")?,
                 mac_key,
                 ground.compiler,
+                ground.guests.metrics().num_workers(),
             ))?,
             inference: inference(&config, ground.graph_worker),
             live: Live::default(),
@@ -311,12 +312,14 @@ fn runtime_options(
     compiled_dir: std::path::PathBuf,
     mac_key: [u8; 32],
     compiler: CompilerCommand,
+    threads: usize,
 ) -> runtime::Options {
     let compile_limits = runtime::CompileLimits::default();
     runtime::Options {
         compiled_dir,
         mac_key,
         max_concurrency: config.concurrency,
+        threads,
         compiler,
         compile_limits,
     }

@@ -39,7 +39,8 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
     let database = Database::start(&config, &data)?;
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let guests = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
+        // One tenant's guests take half of them, so that a thread is free when another's call comes.
+        .worker_threads(2 * threads)
         .thread_name("guest")
         .enable_all()
         .build()?;

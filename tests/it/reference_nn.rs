@@ -95,6 +95,7 @@ impl Ours {
             compiled_dir: folder.path().to_owned(),
             mac_key: [7; 32],
             max_concurrency: 2,
+            threads: 2,
             compiler: CompilerCommand {
                 program: guests::wattle()?,
                 args: vec!["compile-child".into()],
@@ -122,6 +123,7 @@ impl Ours {
     async fn infer(&self, input: Tensor) -> anyhow::Result<Vec<Tensor>> {
         let invocation = Invocation {
             invocation: InvocationId(uuid::Uuid::from_u128(2)),
+            tenant: TenantId(uuid::Uuid::from_u128(2)),
             limits: Limits::default(),
             cell: Arc::default(),
             cancel: CancellationToken::new(),

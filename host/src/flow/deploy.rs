@@ -193,6 +193,7 @@ async fn prove(
             let settings = Arc::new(spec.settings.clone());
             let inv = invocation(
                 id,
+                tenant,
                 &limits,
                 &cell,
                 CancellationToken::new(),

@@ -69,7 +69,8 @@ where
         let answer = async {
             let loaded = host.releases.load(&host, tenant, &row, &cell).await?;
             let (graphs, settings) = (loaded.body.graphs(), loaded.settings.clone());
-            let mut inv = invocation(id, &row.spec.limits, &cell, cancel, graphs, settings);
+            let limits = &row.spec.limits;
+            let mut inv = invocation(id, tenant, limits, &cell, cancel, graphs, settings);
             inv.deadline = deadline;
             let response = run(&loaded, request, inv).await?;
             let encode = || (encoding.encode)(row.number, response, &row.spec.limits);
@@ -89,6 +90,7 @@ where
 /// What the sandbox needs to know of a call that starts now.
 pub fn invocation(
     invocation: InvocationId,
+    tenant: TenantId,
     limits: &Limits,
     cell: &Arc<UsageCell>,
     cancel: CancellationToken,
@@ -97,6 +99,7 @@ pub fn invocation(
 ) -> runtime::Invocation {
     runtime::Invocation {
         invocation,
+        tenant,
         limits: limits.clone(),
         cell: cell.clone(),
         cancel,

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use domain::{Outcome, UsageCell};
 use rustix::time::{ClockId, clock_gettime};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::outcome::Stop;
+use crate::turns::Place;
 
 /// The deadline and the cancel token of a call, and what came of them.
 pub(crate) struct Guard {
@@ -68,11 +69,13 @@ impl Guard {
         self.stop.cancel();
     }
 
-    /// Runs `call` to its end, or drops it as soon as it must stop and no graph works for it. The thread's
-    /// CPU clock around each poll enters the cell: not wall time, and no neighbour's polls.
+    /// Runs `call` to its end, a turn for each poll, or drops it as soon as it must stop and no graph works
+    /// for it. The thread's CPU clock around each poll enters the cell: not wall time, and no neighbour's
+    /// polls.
     pub(crate) async fn drive<T>(
         &self,
         cell: &UsageCell,
+        mut place: Place<'_>,
         call: impl Future<Output = wasmtime::Result<T>>,
     ) -> wasmtime::Result<T> {
         let mut call = pin!(call);
@@ -88,7 +91,10 @@ impl Guard {
             }
             match self.ended() {
                 Some(stop) if !self.computing.load(Ordering::Relaxed) => Poll::Ready(Err(stop.into())),
-                _ => metered(cell, || call.as_mut().poll(cx)),
+                _ => {
+                    let _turn = ready!(place.poll_turn(cx));
+                    metered(cell, || call.as_mut().poll(cx))
+                }
             }
         })
         .await

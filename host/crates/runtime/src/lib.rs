@@ -26,6 +26,7 @@ mod outcome;
 mod pipeline;
 mod runtime;
 mod state;
+mod turns;
 mod wasi;
 
 pub use child::{ChildError, compile_child};

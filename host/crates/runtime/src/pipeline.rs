@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use domain::{InvocationId, Limits, Outcome, Parameter, Signature, Tensor, UsageCell};
+use domain::{InvocationId, Limits, Outcome, Parameter, Signature, TenantId, Tensor, UsageCell};
 use inference::GraphHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::convert::{MAX_MESSAGE_BYTES, cut};
 use crate::engine::Ticker;
 use crate::guard::{Guard, metered};
 use crate::state::{State, count_fuel};
+use crate::turns::Turns;
 use crate::{contract, convert, nn, outcome};
 
 /// How much fuel a guest burns between two looks at what it burnt. Without it a tight loop that is stopped
@@ -34,6 +35,8 @@ pub type Graphs = Arc<BTreeMap<String, Arc<GraphHandle>>>;
 pub struct Invocation {
     /// Its id, for the log.
     pub invocation: InvocationId,
+    /// Whose it is: tenants take turns on a busy host.
+    pub tenant: TenantId,
     /// What it may use.
     pub limits: Limits,
     /// Where its use is written, while it runs and to the end.
@@ -141,6 +144,7 @@ impl Failure {
 pub struct Pipeline {
     exports: PipelinePre<State>,
     ticker: Arc<Ticker>,
+    turns: Arc<Turns>,
     code_bytes: u64,
 }
 
@@ -165,11 +169,13 @@ impl Pipeline {
         linker: &Linker<State>,
         component: &Component,
         ticker: Arc<Ticker>,
+        turns: Arc<Turns>,
         code_bytes: u64,
     ) -> wasmtime::Result<Self> {
         Ok(Self {
             exports: PipelinePre::new(linker.instantiate_pre(component)?)?,
             ticker,
+            turns,
             code_bytes,
         })
     }
@@ -248,7 +254,9 @@ impl Pipeline {
         let guard = Arc::new(Guard::new(invocation.deadline, invocation.cancel.clone()));
         let mut store = metered(&cell, || self.store(&invocation, Arc::clone(&guard)))
             .map_err(|error| Failure::host(&error))?;
-        let result = guard.drive(&cell, call(&mut store)).await;
+        let result = guard
+            .drive(&cell, self.turns.place(invocation.tenant), call(&mut store))
+            .await;
         let counted = count_fuel(&mut store);
         let result = result.and_then(|answer| Ok(counted.map(|()| answer)?));
         metered(&cell, move || {

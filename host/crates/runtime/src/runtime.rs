@@ -17,6 +17,7 @@ use crate::guard::metered;
 use crate::inspect::{self, InspectError, Inspected, UploadCaps};
 use crate::pipeline::{self, Pipeline};
 use crate::state::State;
+use crate::turns::Turns;
 
 /// How many pipelines stay linked, and of how many bytes of code. One that is not is loaded again in
 /// milliseconds, and one that a call or a release holds stays in memory all the same.
@@ -31,6 +32,8 @@ pub struct Options {
     pub mac_key: [u8; 32],
     /// The most calls that run at once: the pool's size.
     pub max_concurrency: u32,
+    /// The threads on which guests run.
+    pub threads: usize,
     /// The program that compiles.
     pub compiler: CompilerCommand,
     /// What a compilation may use.
@@ -45,6 +48,7 @@ struct Shared {
     engine: Engine,
     linker: Linker<State>,
     ticker: Arc<Ticker>,
+    turns: Arc<Turns>,
     artefacts: Artefacts,
     compiler: Compiler,
     loaded: Mutex<Loaded>,
@@ -71,6 +75,7 @@ impl Runtime {
             engine,
             linker,
             ticker,
+            turns: Arc::new(Turns::new(options.threads)),
             artefacts,
             compiler,
             loaded,
@@ -159,7 +164,8 @@ impl Shared {
             tracing::warn!(%digest, error = format!("{error:#}"), "compiled code is not used");
             CompileError::Missing
         })?;
-        let pipeline = Pipeline::link(&self.linker, &component, Arc::clone(&self.ticker), code.bytes())
+        let (ticker, turns) = (Arc::clone(&self.ticker), Arc::clone(&self.turns));
+        let pipeline = Pipeline::link(&self.linker, &component, ticker, turns, code.bytes())
             .map_err(|error| CompileError::Mismatch(format!("{error:#}")))?;
         Ok(Arc::new(pipeline))
     }

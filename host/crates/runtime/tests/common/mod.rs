@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Digest, InvocationId, Limits, Outcome, UsageCell};
+use domain::{Digest, InvocationId, Limits, Outcome, TenantId, UsageCell};
 use runtime::{
     CompileLimits, CompilerCommand, Failure, Graphs, InspectError, Inspected, Invocation, Options, Pipeline,
     Request, Response, Runtime, UploadCaps,
@@ -147,6 +147,7 @@ pub fn runtime_in(folder: &Path, key: [u8; 32], compiler: CompilerCommand, limit
         compiled_dir: folder.to_owned(),
         mac_key: key,
         max_concurrency: 4,
+        threads: 2,
         compiler,
         compile_limits: limits,
     })
@@ -157,6 +158,7 @@ pub fn runtime_in(folder: &Path, key: [u8; 32], compiler: CompilerCommand, limit
 pub fn invocation() -> Invocation {
     Invocation {
         invocation: InvocationId(uuid::Uuid::from_u128(1)),
+        tenant: TenantId(uuid::Uuid::from_u128(1)),
         limits: Limits::default(),
         cell: Arc::default(),
         cancel: CancellationToken::new(),
