@@ -153,7 +153,7 @@ async fn what_is_wrong_is_named() -> anyhow::Result<()> {
         ("{".to_owned(), "body"),
         ("[]".to_owned(), "body"),
         (echo("") + "x", "body"),
-        ("{}".to_owned(), "body"),
+        ("{}".to_owned(), "name"),
         (r#"{"name":"Not A Name"}"#.to_owned(), "name"),
         (r#"{"name":7}"#.to_owned(), "name"),
         (r#"{"name":"d"}"#.to_owned(), "graphs"),

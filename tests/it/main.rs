@@ -17,6 +17,7 @@ mod crash;
 mod disconnect;
 mod drain;
 mod embed;
+mod fields;
 mod hostile_graph;
 mod js;
 mod keys;

@@ -46,6 +46,9 @@ pub enum Error {
         /// What is wrong and what would fit.
         message: String,
     },
+    /// A body that says to be of another kind.
+    #[error("send JSON, with `content-type: application/json`")]
+    MediaType,
     /// A body over its cap.
     #[error("the body is over {limit_bytes} bytes")]
     TooLarge {

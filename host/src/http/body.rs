@@ -9,6 +9,8 @@ use std::time::Duration;
 use axum::BoxError;
 use axum::body::{Body, BodyDataStream, HttpBody as _};
 use axum::extract::{FromRequest, Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, Limited};
@@ -18,7 +20,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Shared;
+use super::{Shared, json};
 use crate::app::App;
 use crate::flow::Error;
 
@@ -26,6 +28,8 @@ use crate::flow::Error;
 pub struct Json {
     body: Body,
     limit_bytes: u64,
+    /// Whether it is not said to be something else.
+    is_json: bool,
 }
 
 impl FromRequest<Arc<App>> for Json {
@@ -33,6 +37,7 @@ impl FromRequest<Arc<App>> for Json {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Infallible> {
         Ok(Self {
+            is_json: request.headers().get(CONTENT_TYPE).is_none_or(is_json),
             body: request.into_body(),
             limit_bytes: app.config.body_max_mib << 20,
         })
@@ -40,25 +45,49 @@ impl FromRequest<Arc<App>> for Json {
 }
 
 impl Json {
-    /// The body as a `T`.
+    /// The body as a `T`, each of whose members stands once.
     pub async fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
-        parse(&read(self.body, self.limit_bytes).await?)
+        if !self.is_json {
+            return Err(Error::MediaType);
+        }
+        let bytes = read(self.body, self.limit_bytes).await?;
+        if let Some(path) = json::repeated(&bytes) {
+            return Err(Error::invalid(path, "it stands twice"));
+        }
+        let json::Object(value) = parse(&bytes)?;
+        Ok(value)
     }
+}
+
+/// `application/json`, whatever stands behind it.
+fn is_json(kind: &HeaderValue) -> bool {
+    let kind = kind.to_str().unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/json")
 }
 
 /// Parses JSON; an error names its field by the path in the body.
 pub fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Error> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let field = match path.trim_end_matches('?').trim_end_matches('.') {
-            "" => "body",
-            field => field,
-        };
-        Error::invalid(field, error.inner())
-    })?;
+    let value = serde_path_to_error::deserialize(&mut json).map_err(misread)?;
     json.end().map_err(|error| Error::invalid("body", error))?;
     Ok(value)
+}
+
+fn misread(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
+    let path = error.path().to_string();
+    let message = error.inner().to_string();
+    // A member that is not there has no path of its own: its name stands in the message alone.
+    let missing = message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split_once('`'));
+    let field = match (path.trim_end_matches('?').trim_end_matches('.'), missing) {
+        ("", None) => "body",
+        ("", Some((name, _))) => name,
+        (path, None) => path,
+        (path, Some((name, _))) => &format!("{path}.{name}"),
+    };
+    Error::invalid(field, &message)
 }
 
 /// The whole body in memory, under a cap in bytes.

@@ -114,7 +114,7 @@ async fn list_revisions(
 #[utoipa::path(
     post, path = "/api/v1/components/{name}/revisions", tag = "components",
     params(("name" = schema::Name, Path, description = "The component's name; the first upload makes it.")),
-    request_body(content = schema::File, content_type = "application/wasm", description = "The component's bytes."),
+    request_body(content = schema::File, content_type = "application/octet-stream", description = "The component's bytes."),
     responses(
         (status = 201, body = Charged<Revision>, description = "A new revision."),
         (status = 200, body = Charged<Revision>, description = "These bytes were there already."),

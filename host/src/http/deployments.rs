@@ -16,9 +16,10 @@ use utoipa_axum::routes;
 
 use super::auth::Principal;
 use super::extract::Path;
+use super::json::Object;
 use super::problem::cost;
 use super::refusals::{Bodied, Keyed, Named, Running, Taken};
-use super::{Charged, Items, Shared, body, listed, named, schema};
+use super::{Charged, Items, Shared, body, json, listed, named, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::deploy::{Pick, Spec, release};
@@ -156,22 +157,48 @@ struct NewRelease {
     /// The code; without it exactly one graph is served as it is.
     #[serde(default)]
     #[schema(value_type = Option<schema::ComponentPick>)]
-    component: Option<Pick>,
+    component: Option<Object<Pick>>,
     /// Graphs by the alias under which the code loads them, at most 16.
     #[serde(default)]
-    #[schema(value_type = HashMap<String, schema::GraphPick>)]
-    graphs: BTreeMap<Name, Pick>,
+    #[schema(value_type = HashMap<schema::Name, schema::GraphPick>)]
+    graphs: BTreeMap<Name, Object<Pick>>,
     /// What the code reads as its configuration: at most 64 KiB, keys and values together.
     #[serde(default)]
     settings: BTreeMap<String, String>,
     /// What differs from the default limits.
     #[serde(default)]
     #[schema(value_type = schema::Limits)]
-    limits: Limits,
+    limits: Object<Limits>,
     /// What runs the graphs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::word")]
     #[schema(value_type = schema::BackendChoice)]
     backend: BackendChoice,
+}
+
+impl TryFrom<NewRelease> for Spec {
+    type Error = Error;
+
+    fn try_from(new: NewRelease) -> Result<Self, Error> {
+        for (key, value) in &new.settings {
+            if key.contains('\0') || value.contains('\0') {
+                return Err(Error::invalid(
+                    format!("settings.{key}"),
+                    "it holds a NUL character",
+                ));
+            }
+        }
+        Ok(Self {
+            component: new.component.map(|Object(pick)| pick),
+            graphs: new
+                .graphs
+                .into_iter()
+                .map(|(alias, Object(pick))| (alias, pick))
+                .collect(),
+            settings: new.settings,
+            limits: new.limits.0,
+            backend: new.backend,
+        })
+    }
 }
 
 /// A deployment that is to be. [`NewRelease`] with a name; spelled out, since a flattened one would not say where
@@ -186,20 +213,20 @@ struct NewDeployment {
     /// The code; without it exactly one graph is served as it is.
     #[serde(default)]
     #[schema(value_type = Option<schema::ComponentPick>)]
-    component: Option<Pick>,
+    component: Option<Object<Pick>>,
     /// Graphs by the alias under which the code loads them, at most 16.
     #[serde(default)]
-    #[schema(value_type = HashMap<String, schema::GraphPick>)]
-    graphs: BTreeMap<Name, Pick>,
+    #[schema(value_type = HashMap<schema::Name, schema::GraphPick>)]
+    graphs: BTreeMap<Name, Object<Pick>>,
     /// What the code reads as its configuration: at most 64 KiB, keys and values together.
     #[serde(default)]
     settings: BTreeMap<String, String>,
     /// What differs from the default limits.
     #[serde(default)]
     #[schema(value_type = schema::Limits)]
-    limits: Limits,
+    limits: Object<Limits>,
     /// What runs the graphs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::word")]
     #[schema(value_type = schema::BackendChoice)]
     backend: BackendChoice,
 }
@@ -240,14 +267,14 @@ async fn create_deployment(
         limits,
         backend,
     } = body.read().await?;
-    let spec = Spec {
+    let what = NewRelease {
         component,
         graphs,
         settings,
         limits,
         backend,
     };
-    let (row, recorded) = release(&app, tenant, &name, spec, true).await?;
+    let (row, recorded) = release(&app, tenant, &name, what.try_into()?, true).await?;
     Ok(released(&row, &recorded))
 }
 
@@ -315,21 +342,8 @@ async fn create_release(
     let tenant = principal.manages()?;
     let name = named(&name)?;
     let _turn = app.admission.turn(tenant).await?;
-    let NewRelease {
-        component,
-        graphs,
-        settings,
-        limits,
-        backend,
-    } = body.read().await?;
-    let spec = Spec {
-        component,
-        graphs,
-        settings,
-        limits,
-        backend,
-    };
-    let (row, recorded) = release(&app, tenant, &name, spec, false).await?;
+    let what: NewRelease = body.read().await?;
+    let (row, recorded) = release(&app, tenant, &name, what.try_into()?, false).await?;
     Ok(released(&row, &recorded))
 }
 

@@ -37,8 +37,6 @@ fn misread(rejection: QueryRejection) -> Error {
     let error: &(dyn std::error::Error + 'static) = &rejection;
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<Misread>()) {
-        // An unknown or repeated parameter is no place in what was read: its message has the name.
-        Some(error) if error.path().iter().next().is_none() => Error::invalid("query", error.inner()),
         Some(error) => Error::invalid(error.path().to_string(), error.inner()),
         None => Error::invalid("query", rejection.body_text()),
     }

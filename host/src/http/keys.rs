@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use domain::{KeyId, Role, TenantId};
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, UtcOffset};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::auth::Principal;
 use super::extract::Path;
 use super::refusals::{Bodied, Keyed, Named};
-use super::{Items, Shared, body, listed, schema};
+use super::{Items, Shared, body, json, listed, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::keys::Secret;
@@ -89,9 +89,14 @@ async fn list_keys(State(app): Shared, principal: Principal) -> Result<Json<Item
 #[serde(deny_unknown_fields)]
 struct NewKey {
     /// What people are to call it.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     name: String,
     /// What it is to be able to do.
+    #[serde(deserialize_with = "json::word")]
     #[schema(value_type = schema::Role)]
     role: Role,
     /// Whose it is to be: needed with the tenant roles, and with them alone.
@@ -105,8 +110,10 @@ struct NewKey {
 
 impl NewKey {
     fn check(&self, now: OffsetDateTime) -> Result<(), Error> {
-        if self.name.is_empty() || self.name.len() > 100 {
-            return Err(Error::invalid("name", "give the key a name of 1 to 100 bytes"));
+        let fits = (1..=100).contains(&self.name.chars().count());
+        if !fits || self.name.contains(char::is_control) {
+            let message = "give the key a name of 1 to 100 characters, none of them a control character";
+            return Err(Error::invalid("name", message));
         }
         if self.role.is_tenants() != self.tenant.is_some() {
             let message =
@@ -115,6 +122,12 @@ impl NewKey {
         }
         if self.expires_at.is_some_and(|at| at <= now) {
             return Err(Error::invalid("expires_at", "it has passed already"));
+        }
+        if self
+            .expires_at
+            .is_some_and(|at| at.checked_to_offset(UtcOffset::UTC).is_none())
+        {
+            return Err(Error::invalid("expires_at", "it is after the year 9999"));
         }
         Ok(())
     }

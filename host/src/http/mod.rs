@@ -6,6 +6,7 @@ mod components;
 mod deployments;
 mod extract;
 mod graphs;
+mod json;
 mod keys;
 mod ledger;
 mod listen;
@@ -48,6 +49,7 @@ pub fn router(app: Arc<App>) -> Router {
     let body_cap = usize::try_from(app.config.body_max_mib << 20).unwrap_or(usize::MAX);
     let (routes, _) = openapi::routes().split_for_parts();
     routes
+        .route_layer(axum::middleware::from_fn(openapi::only_known_queries))
         .merge(openapi::pages())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

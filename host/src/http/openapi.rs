@@ -1,18 +1,26 @@
 //! The API's document, made from the routes, and the page that shows it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
-use axum::response::IntoResponse;
+use axum::extract::{MatchedPath, Query, Request};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{components, deployments, graphs, keys, ledger, problem, receipts, refusals, tenants, v2};
+use super::{
+    components, deployments, graphs, keys, ledger, problem, receipts, refusals, spoken, tenants, v2,
+};
 use crate::app::App;
+use crate::flow::Error;
 
 /// Where the document is.
 const PATH: &str = "/api/openapi.json";
@@ -79,6 +87,67 @@ static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     // It consists of maps and strings, which always have a form in JSON.
     document.unwrap_or_default().into()
 });
+
+/// The query parameters of each route, by its path and method.
+static QUERIES: LazyLock<HashMap<(String, Method), Vec<String>>> = LazyLock::new(|| {
+    let mut queries = HashMap::new();
+    for (path, item) in routes().into_openapi().paths.paths {
+        let operations = [
+            (Method::GET, &item.get),
+            (Method::PUT, &item.put),
+            (Method::POST, &item.post),
+            (Method::PATCH, &item.patch),
+            (Method::DELETE, &item.delete),
+        ];
+        for (method, operation) in operations {
+            let parameters = operation
+                .iter()
+                .flat_map(|operation| operation.parameters.iter().flatten());
+            let named = parameters.filter(|parameter| parameter.parameter_in == ParameterIn::Query);
+            let names = named.map(|parameter| parameter.name.clone()).collect();
+            queries.insert((path.clone(), method), names);
+        }
+    }
+    queries
+});
+
+/// Refuses query parameters that the document does not know, or that stand twice: one that is misspelt would else do
+/// nothing, and nobody would notice.
+pub async fn only_known_queries(path: MatchedPath, request: Request, next: Next) -> Response {
+    match check_query(path.as_str(), &request) {
+        Ok(()) => next.run(request).await,
+        Err(error) => spoken(request.uri(), error.into()),
+    }
+}
+
+fn check_query(path: &str, request: &Request) -> Result<(), Error> {
+    if request.uri().query().is_none_or(str::is_empty) {
+        return Ok(());
+    }
+    let method = match *request.method() {
+        Method::HEAD => Method::GET,
+        ref method => method.clone(),
+    };
+    // A method that the route does not take has a better answer further on.
+    let Some(known) = QUERIES.get(&(path.to_owned(), method)) else {
+        return Ok(());
+    };
+    let given = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let Query(given) = given.map_err(|error| Error::invalid("query", error.body_text()))?;
+    for (index, (name, _)) in given.iter().enumerate() {
+        if !known.contains(name) {
+            let message = match &known[..] {
+                [] => "this route takes no query".to_owned(),
+                known => format!("this route takes only {} in its query", known.join(", ")),
+            };
+            return Err(Error::invalid(name, message));
+        }
+        if given[..index].iter().any(|(earlier, _)| earlier == name) {
+            return Err(Error::invalid(name, "it stands twice in the query"));
+        }
+    }
+    Ok(())
+}
 
 /// Get this document
 #[utoipa::path(

@@ -191,6 +191,7 @@ impl From<Error> for Problem {
                 ..problem(S::UNPROCESSABLE_ENTITY, "invalid_field")
             },
             Error::StorageQuota { .. } => problem(S::INSUFFICIENT_STORAGE, "storage_quota_exceeded"),
+            Error::MediaType => problem(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Error::TooLarge { .. } => problem(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Error::BodyTimeout { .. } => problem(S::REQUEST_TIMEOUT, "body_timeout"),
             Error::Inspect(inner @ InspectError::Host(_)) => {

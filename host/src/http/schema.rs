@@ -238,14 +238,16 @@ pub struct Work {
 #[derive(ToSchema)]
 pub struct InferRequest {
     /// Comes back in the answer.
+    #[schema(nullable = false)]
     id: Option<String>,
     /// What the pipeline may like to know beside tensors.
+    #[schema(nullable = false)]
     parameters: Option<HashMap<String, Value>>,
     /// The tensors that the deployment's signature asks for.
     #[schema(max_items = 256)]
     inputs: Vec<InferInput>,
     /// The outputs to send; all, where none is named.
-    #[schema(max_items = 256)]
+    #[schema(max_items = 256, nullable = false)]
     outputs: Option<Vec<InferOutput>>,
 }
 
@@ -260,6 +262,7 @@ pub struct InferInput {
     /// The type of its elements; FP16 and BF16 have no form in JSON.
     datatype: Datatype,
     /// `{"content_type": "base64"}` marks BYTES that are not text.
+    #[schema(nullable = false)]
     parameters: Option<HashMap<String, Value>>,
     /// The elements in row-major order, flat or nested: numbers, booleans, or strings for BYTES.
     #[schema(value_type = Vec<Value>, example = json!([0.5, 1.5]))]
@@ -272,6 +275,7 @@ pub struct InferOutput {
     /// Its name in the signature.
     name: String,
     /// What the pipeline may like to know of it.
+    #[schema(nullable = false)]
     parameters: Option<HashMap<String, Value>>,
 }
 
@@ -284,8 +288,10 @@ pub struct InferResponse {
     #[schema(example = "1")]
     model_version: String,
     /// The call's id, where it had one.
+    #[schema(nullable = false)]
     id: Option<String>,
     /// What the pipeline says beside tensors.
+    #[schema(nullable = false)]
     parameters: Option<HashMap<String, Value>>,
     /// The tensors.
     outputs: Vec<InferResult>,
@@ -301,6 +307,7 @@ pub struct InferResult {
     /// The type of its elements.
     datatype: Datatype,
     /// `{"content_type": "base64"}` marks BYTES that are not text.
+    #[schema(nullable = false)]
     parameters: Option<HashMap<String, Value>>,
     /// The elements in row-major order, flat.
     data: Vec<Value>,
