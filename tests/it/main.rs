@@ -33,6 +33,7 @@ mod recovery;
 mod reference_nn;
 mod released;
 mod replies;
+mod roles;
 mod sandbox;
 mod storage;
 mod timeouts;
