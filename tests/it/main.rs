@@ -35,6 +35,7 @@ mod released;
 mod replies;
 mod roles;
 mod sandbox;
+mod schemathesis;
 mod storage;
 mod timeouts;
 mod tls;

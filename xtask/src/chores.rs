@@ -16,6 +16,7 @@ pub fn test() -> Result<()> {
     runtimes::ensure()?;
     guests::ensure()?;
     scripted::ensure()?;
+    packages::schemathesis()?;
     ensure_binaries()?;
     step(
         "lint",

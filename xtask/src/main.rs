@@ -1,4 +1,4 @@
-//! Set-up and chores: `cargo xtask demo | test | bench | guests | models | runtimes | prepare`.
+//! Set-up and chores: `cargo xtask demo | test | bench | guests | models | runtimes | schemathesis | prepare`.
 //!
 //! Every step says what it does and how long it may take, is skipped when it is done, and names on failure
 //! what mends it. What is fetched goes into `.tools/`, or by apt where a package must live in the system.
@@ -41,6 +41,8 @@ enum Chore {
     Models,
     /// Fetch the libraries of backends into .tools/runtimes
     Runtimes,
+    /// Fetch the program that tries the API's document into .tools/schemathesis
+    Schemathesis,
     /// Run a benchmark of tests/bench and print its figures
     Bench {
         /// Such as overhead
@@ -74,6 +76,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         }
         Chore::Models => models::ensure()?,
         Chore::Runtimes => runtimes::ensure()?,
+        Chore::Schemathesis => packages::schemathesis()?,
         Chore::Bench { name } => chores::bench(&name)?,
         Chore::Prepare { check } => prepare::run_prepare(check)?,
     }

