@@ -3,10 +3,11 @@
 //!
 //! `cargo xtask bench overhead`
 
+mod hey;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
 use domain::{DType, Name, TenantId, Tensor, UsageCell};
 use inference::Target;
 use serde_json::{Value, json};
@@ -17,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use wattle::app::App;
 use wattle::flow::invoke::invoke;
 
+use hey::{CONNECTIONS, hey};
+
 const PAIRS: usize = 3_000;
 const WARM_UP: usize = 300;
 const HTTP_SECONDS: u64 = 10;
-const CONNECTIONS: u32 = 16;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -50,7 +52,15 @@ async fn main() -> anyhow::Result<()> {
     }
     let one = http_median_us(&tenant, &row).await?;
     println!("  {:<18}{one:>9.1}   one connection", "HTTP, guest");
-    let rps = hey(&host, &tenant, &row).await?;
+    let file = host.data().join("body.json");
+    std::fs::write(&file, body(&row).to_string())?;
+    let url = tenant.invoke.url("/v2/models/tabular/infer");
+    let load = hey(&url, tenant.invoke.key(), &file, HTTP_SECONDS).await?;
+    println!(
+        "hey, {CONNECTIONS} connections, {HTTP_SECONDS} s: {} calls, p50 {:.2} ms, p99 {:.2} ms",
+        load.calls, load.p50_ms, load.p99_ms
+    );
+    let rps = load.rps;
     let inproc_extra = in_process.guest - in_process.bare;
     let http_extra = one - in_process.bare;
     host.finish().await?;
@@ -131,58 +141,4 @@ async fn http_median_us(tenant: &Tenant, row: &Value) -> anyhow::Result<f64> {
         times.push(started.elapsed());
     }
     Ok(median_us(&mut times[WARM_UP..]))
-}
-
-/// Calls a second by Debian's `hey`, which shares the machine with the host.
-async fn hey(host: &TestHost, tenant: &Tenant, row: &Value) -> anyhow::Result<f64> {
-    let file = host.data().join("body.json");
-    std::fs::write(&file, body(row).to_string())?;
-    let output = tokio::process::Command::new("hey")
-        .args([
-            "-z",
-            &format!("{HTTP_SECONDS}s"),
-            "-c",
-            &CONNECTIONS.to_string(),
-            "-m",
-            "POST",
-        ])
-        .args(["-T", "application/json", "-D"])
-        .arg(&file)
-        .args([
-            "-H",
-            &format!(
-                "authorization: Bearer {}",
-                tenant.invoke.key().unwrap_or_default()
-            ),
-        ])
-        .arg(tenant.invoke.url("/v2/models/tabular/infer"))
-        .output()
-        .await
-        .context("hey did not start: apt-get install hey")?;
-    let report = String::from_utf8_lossy(&output.stdout);
-    let statuses = report
-        .split("Status code distribution:")
-        .nth(1)
-        .unwrap_or_default();
-    let all_good = statuses.contains("[200]") && statuses.matches('[').count() == 1;
-    ensure!(all_good, "not all 200:\n{report}");
-    let line = report
-        .lines()
-        .find(|line| line.contains("Requests/sec"))
-        .context("hey's report has no rate")?;
-    let percentiles: Vec<&str> = report
-        .lines()
-        .filter(|line| line.contains("% in "))
-        .map(str::trim)
-        .collect();
-    println!(
-        "hey, {CONNECTIONS} connections, {HTTP_SECONDS} s: {}; {}",
-        line.trim(),
-        percentiles.join(", ")
-    );
-    line.split_whitespace()
-        .last()
-        .context("no number")?
-        .parse()
-        .context("the rate is no number")
 }

@@ -28,6 +28,7 @@ pub struct HostProcess {
     running: Option<Running>,
     log_unread: bool,
     flags: Vec<String>,
+    windows: &'static [&'static str],
 }
 
 struct Running {
@@ -62,6 +63,7 @@ impl HostProcess {
             running: None,
             log_unread: false,
             flags: Vec::new(),
+            windows: &["--slice-ms", "100", "--window-slices", "4"],
         })
     }
 
@@ -75,6 +77,11 @@ impl HostProcess {
         self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
     }
 
+    /// From the next start on, slices and windows are as long as in production: tests have short ones.
+    pub fn keep_default_windows(&mut self) {
+        self.windows = &[];
+    }
+
     /// Starts a host, with a journal mode and what `WATTLE_FAULT` is to be, and waits until it is ready.
     /// False if it killed itself at the fault before it was.
     pub async fn start(&mut self, journal: &str, fault: Option<&str>) -> anyhow::Result<bool> {
@@ -83,7 +90,8 @@ impl HostProcess {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = Command::new(guests::wattle()?);
         command
-            .args(["serve", "--slice-ms", "100", "--window-slices", "4"])
+            .arg("serve")
+            .args(self.windows)
             .args(["--meter-idle-w", "40", "--meter-max-w", "120"])
             .args(["--meter-root", &self.meter_root, "--journal", journal])
             .args(["--listen", &listen.to_string()])
@@ -158,6 +166,11 @@ impl HostProcess {
     /// The data directory.
     pub fn data(&self) -> &Path {
         self.data.path()
+    }
+
+    /// The process id of the running host.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.running.as_ref().context("no host runs")?.child.id())
     }
 
     /// Whether the host still runs.

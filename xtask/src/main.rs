@@ -45,7 +45,7 @@ enum Chore {
     Schemathesis,
     /// Run a benchmark of tests/bench and print its figures
     Bench {
-        /// Such as overhead
+        /// overhead or serve
         name: String,
     },
     /// Write the committed cache of checked SQL statements again
