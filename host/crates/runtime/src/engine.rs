@@ -20,10 +20,14 @@ const FUEL_PER_PAGE: u8 = 250;
 /// Core instances per component instance: a Rust guest has about 4, an interpreted one some dozens.
 pub(crate) const CORE_INSTANCES_PER_COMPONENT: u32 = 64;
 
-/// How much of a memory, a table or a stack is zeroed in place after a call, rather than given back to the
+/// How much of a memory or a table is zeroed in place after a call, rather than given back to the
 /// kernel: that costs a system call and the attention of every core. Where the kernel tells which pages are
 /// dirty, only those are zeroed, so that a call pays for what it wrote.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+
+/// The same of a stack, where nobody tells which pages are dirty: all of this is zeroed after every call, and
+/// what a deeper one wrote is given back.
+const STACK_RESIDENT_BYTES: usize = 32 << 10;
 
 /// Why there is no runtime.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +110,7 @@ fn pool(max_concurrency: u32) -> PoolingAllocationConfig {
         .table_elements(usize::try_from(limits.table_elements).unwrap_or(usize::MAX))
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES)
-        .async_stack_keep_resident(KEEP_RESIDENT_BYTES)
+        .async_stack_keep_resident(STACK_RESIDENT_BYTES)
         .pagemap_scan(Enabled::Auto);
     pool
 }
