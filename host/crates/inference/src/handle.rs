@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::{Digest, Signature, Tensor, UsageCell, Work};
 use futures::FutureExt as _;
@@ -21,6 +21,8 @@ pub struct GraphHandle {
     info: BackendInfo,
     graph: Arc<dyn Graph>,
     queue: Arc<Queue<Job>>,
+    /// The shapes that were last asked for, and their cost: walking the graph takes longer than a small run.
+    last_cost: Mutex<Option<(Vec<Vec<u32>>, u64)>>,
 }
 
 struct Job {
@@ -57,6 +59,7 @@ impl GraphHandle {
             info,
             graph,
             queue,
+            last_cost: Mutex::default(),
         })
     }
 
@@ -78,7 +81,15 @@ impl GraphHandle {
     /// Multiply-accumulates of one run on inputs of these shapes, in the signature's order. It depends on
     /// the model and the shapes alone: fuel may be made of it.
     pub fn cost_macs(&self, shapes: &[Vec<u32>]) -> u64 {
-        self.graph.cost(shapes)
+        let last = || self.last_cost.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, macs)) = &*last()
+            && known == shapes
+        {
+            return *macs;
+        }
+        let macs = self.graph.cost(shapes);
+        *last() = Some((shapes.to_vec(), macs));
+        macs
     }
 
     /// Whether two runs on the same inputs may differ, because the graph draws random numbers.
