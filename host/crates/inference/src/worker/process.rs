@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
+use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::WorkerOptions;
@@ -43,6 +44,9 @@ pub(super) struct Process {
     complaint: JoinHandle<Vec<u8>>,
     clock: Option<ProcessClock>,
     seen_ns: u64,
+    /// When the clock is looked at next. It outlives a question: to set a timer wakes the thread that waits for
+    /// them, and most answers come long before it.
+    sampling: Pin<Box<Sleep>>,
 }
 
 /// What one question may take.
@@ -109,6 +113,7 @@ impl Process {
             asked: 0,
             complaint: tokio::spawn(tail(stderr)),
             seen_ns: 0,
+            sampling: Box::pin(sleep(SAMPLING)),
         })
     }
 
@@ -124,10 +129,13 @@ impl Process {
     ) -> Result<(Answer, Bytes), Lost> {
         let (began, began_ns) = (Instant::now(), self.seen_ns);
         self.asked += 1;
-        let mut sampling = interval_at(began + SAMPLING, SAMPLING);
+        if self.sampling.is_elapsed() {
+            self.sampling.as_mut().reset(began + SAMPLING);
+        }
         let mut killed_at = None;
         let (socket, clock, seen_ns) = (&mut self.socket, self.clock, &mut self.seen_ns);
         let (mut stopping, asked) = (&self.stopping, self.asked);
+        let sampling = &mut self.sampling;
         let mut talk = std::pin::pin!(talk(socket, ask, body));
         let answer = loop {
             tokio::select! {
@@ -141,7 +149,8 @@ impl Process {
                 () = sleep_until(killed_at.unwrap_or(began)), if killed_at.is_some() => {
                     break Err(Lost::Cancelled);
                 }
-                _ = sampling.tick() => {
+                () = sampling.as_mut() => {
+                    sampling.as_mut().reset(Instant::now() + SAMPLING);
                     sample(clock, seen_ns, spend);
                     let cpu = Duration::from_nanos(*seen_ns - began_ns);
                     if let Some(bound) = bounds.and_then(|bounds| bounds.broken(cpu, began.elapsed())) {
