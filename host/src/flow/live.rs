@@ -31,7 +31,7 @@ struct Running {
 }
 
 struct Ended {
-    finished: Finished,
+    finished: Arc<Finished>,
     claimed: Usage,
 }
 
@@ -39,7 +39,7 @@ struct Ended {
 #[derive(Clone)]
 pub struct Pending {
     /// The journalled record.
-    pub finished: Finished,
+    pub finished: Arc<Finished>,
     /// The figure in the reply, in microjoules.
     pub provisional_uj: Option<u64>,
 }
@@ -76,7 +76,7 @@ impl Live {
     }
 
     /// Notes that a call ended with its record in the journal.
-    pub fn end(&self, finished: Finished, provisional_uj: Option<u64>) {
+    pub fn end(&self, finished: Arc<Finished>, provisional_uj: Option<u64>) {
         let mut state = self.state();
         let invocation = finished.call.invocation;
         let claimed = state
@@ -100,7 +100,7 @@ impl Live {
         let ended = std::mem::take(&mut state.ended).into_iter().map(|ended| Claim {
             usage: ended.finished.usage.since(&ended.claimed),
             outcome: Some(ended.finished.outcome),
-            call: ended.finished.call,
+            call: ended.finished.call.clone(),
         });
         let mut claims: Vec<Claim> = ended.collect();
         for running in state.running.values_mut() {
@@ -169,7 +169,7 @@ mod tests {
                             return;
                         }
                         let (outcome, usage) = (Outcome::Ok, Usage::default());
-                        live.end(Finished { call, outcome, usage }, None);
+                        live.end(Arc::new(Finished { call, outcome, usage }), None);
                     }
                 });
             }
@@ -206,14 +206,12 @@ mod tests {
         cell.add_fuel(5);
         assert_eq!(live.cut()[0].usage.fuel, 5);
         cell.add_fuel(2);
-        live.end(
-            Finished {
-                call,
-                outcome: Outcome::Ok,
-                usage: cell.snapshot(),
-            },
-            None,
-        );
+        let finished = Finished {
+            call,
+            outcome: Outcome::Ok,
+            usage: cell.snapshot(),
+        };
+        live.end(Arc::new(finished), None);
         let claims = live.cut();
         assert_eq!((claims[0].usage.fuel, claims[0].outcome), (2, Some(Outcome::Ok)));
         assert!(live.cut().is_empty());

@@ -17,7 +17,7 @@ use crate::fault;
 #[derive(Clone, Debug)]
 pub struct Recorded {
     /// The journalled record.
-    pub finished: Finished,
+    pub finished: Arc<Finished>,
     /// The provisional energy in microjoules, once a slice has taught what use costs; the final figure
     /// comes with the window.
     pub provisional_uj: Option<u64>,
@@ -60,7 +60,8 @@ where
     }
     let cell = Arc::new(UsageCell::default());
     app.live.begin(call.clone(), cell.clone())?;
-    let work = work(cell.clone());
+    // It may be large, and is moved some times on its way to a thread.
+    let work = Box::pin(work(cell.clone()));
     let host = app.clone();
     // Whatever is logged on the way carries the call's id.
     let span = tracing::error_span!("call", invocation = %call.invocation);
@@ -86,7 +87,9 @@ where
 /// Journals an ended call, then lets the next slice claim it.
 async fn record(app: &App, finished: Finished) -> Result<Recorded, Error> {
     let provisional_uj = app.provisional_uj(&finished.usage);
-    let journalled = app.journal.append(&Record::Finished(finished.clone())).await;
+    let finished = Arc::new(finished);
+    let record = Record::Finished(Finished::clone(&finished));
+    let journalled = app.journal.append(&record).await;
     fault::point("after-journal");
     app.metrics.ended(&finished);
     // Also when the journal failed and no reply leaves: the next slice still claims what was used.

@@ -52,7 +52,7 @@ struct Pinned<T> {
 #[derive(Debug)]
 struct Undrained {
     key: (Epoch, u64),
-    posting: Option<Box<Posting>>,
+    posting: Option<Posting>,
 }
 
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl State {
     }
 
     /// Takes in a record that stands in `segment`.
-    pub(crate) fn apply(&mut self, segment: u64, record: Record) {
+    pub(crate) fn apply(&mut self, segment: u64, record: &Record) {
         match record {
             Record::EpochStarted {
                 epoch,
@@ -113,23 +113,24 @@ impl State {
                 at,
                 readings,
                 ..
-            } => self.start(epoch, node, at, readings),
+            } => self.start(*epoch, *node, *at, readings),
             Record::Finished(finished) => self.finish(segment, finished),
             Record::Slice(slice) => self.slice(segment, slice),
             Record::Sealed(posting) => self.seal(segment, posting),
             Record::Drained { epoch, seq } => {
-                self.undrained.retain(|pinned| pinned.record.key != (epoch, seq));
+                self.undrained
+                    .retain(|pinned| pinned.record.key != (*epoch, *seq));
             }
         }
     }
 
-    fn start(&mut self, epoch: Epoch, node: NodeId, at: OffsetDateTime, readings: Vec<Reading>) {
+    fn start(&mut self, epoch: Epoch, node: NodeId, at: OffsetDateTime, readings: &[Reading]) {
         let rest = &mut self.at_rest;
         // Windows follow on each other: what the epoch before left to seal begins where it ended.
-        let follows = rest.cuts.is_empty() && baseline::start(&mut rest.baseline, &readings);
+        let follows = rest.cuts.is_empty() && baseline::start(&mut rest.baseline, readings);
         let earlier = rest.start.as_ref().filter(|_| !follows);
         let from = earlier.map_or(at, |start| start.from);
-        rest.last_readings = readings;
+        rest.last_readings = readings.to_vec();
         rest.start = Some(Start {
             epoch,
             node,
@@ -138,13 +139,13 @@ impl State {
         });
     }
 
-    fn finish(&mut self, segment: u64, finished: Finished) {
+    fn finish(&mut self, segment: u64, finished: &Finished) {
         let invocation = finished.call.invocation;
         if self.ended.contains(&invocation) {
             return;
         }
         self.unfinish(invocation);
-        let record = self.replaying.then_some(finished);
+        let record = self.replaying.then(|| finished.clone());
         self.finished.insert(invocation, Pinned { segment, record });
         *self.finished_in.entry(segment).or_default() += 1;
     }
@@ -162,7 +163,7 @@ impl State {
         }
     }
 
-    fn slice(&mut self, segment: u64, slice: Slice) {
+    fn slice(&mut self, segment: u64, slice: &Slice) {
         let ended = slice.claims.iter().filter(|claim| claim.outcome.is_some());
         let ended: Vec<_> = ended.map(|claim| claim.call.invocation).collect();
         ended.iter().for_each(|&invocation| self.unfinish(invocation));
@@ -172,20 +173,20 @@ impl State {
             at: slice.at,
             readings: slice.readings.clone(),
         });
-        let slice = self.replaying.then_some(slice);
+        let slice = self.replaying.then(|| slice.clone());
         self.slices.push_back(Pinned {
             segment,
             record: Unclosed { ended, slice },
         });
     }
 
-    fn seal(&mut self, segment: u64, posting: Box<Posting>) {
+    fn seal(&mut self, segment: u64, posting: &Posting) {
         self.at_rest.open.absorb(&posting.lines);
         for line in posting.lines.iter().filter(|line| line.outcome.is_some()) {
             self.unfinish(line.call.invocation);
         }
         if posting.kind == PostingKind::Window {
-            self.cover(&posting);
+            self.cover(posting);
         }
         let rest = &mut self.at_rest;
         if let Some(start) = rest.start.as_mut().filter(|start| start.epoch == posting.epoch) {
@@ -199,7 +200,7 @@ impl State {
             to: posting.to,
         });
         let key = (posting.epoch, posting.seq);
-        let posting = self.replaying.then_some(posting);
+        let posting = self.replaying.then(|| posting.clone());
         self.undrained.push_back(Pinned {
             segment,
             record: Undrained { key, posting },
@@ -231,8 +232,8 @@ impl State {
         let undrained = self
             .undrained
             .iter_mut()
-            .filter_map(|pinned| pinned.record.posting.take());
-        let undrained = undrained.map(|posting| *posting).collect();
+            .filter_map(|pinned| pinned.record.posting.take())
+            .collect();
         let slices = self
             .slices
             .iter_mut()

@@ -160,7 +160,7 @@ pub(crate) fn replay_segment(
             // Replay from the oldest segment on makes the same of it.
             Ok(Entry::Checkpoint(_)) if offset == 0 && !oldest => {}
             Ok(Entry::Checkpoint(checkpoint)) if offset == 0 => *state = State::replay_from(*checkpoint),
-            Ok(Entry::Record(record)) if offset > 0 => state.apply(number, record),
+            Ok(Entry::Record(record)) if offset > 0 => state.apply(number, &record),
             Ok(_) | Err(DecodeError::Malformed) => return Err(corrupt),
             Err(DecodeError::Version(version)) => {
                 return Err(JournalError::UnknownVersion {

@@ -185,7 +185,7 @@ impl Writer {
             return None;
         }
         let written = self.write(frame).map(|()| {
-            self.state.apply(self.newest().number, record.clone());
+            self.state.apply(self.newest().number, record);
             self.mark();
             self.publish();
         });
@@ -207,7 +207,7 @@ impl Writer {
         for command in commands {
             match command {
                 Command::Append { frame, record, done } => {
-                    let result = self.append(&frame, *record);
+                    let result = self.append(&frame, &record);
                     dirty |= result.is_ok();
                     answers.push((done, result));
                 }
@@ -236,9 +236,9 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, frame: &[u8], record: Record) -> Result<(), JournalError> {
+    fn append(&mut self, frame: &[u8], record: &Record) -> Result<(), JournalError> {
         self.shared.healthy()?;
-        self.make_room(frame.len() as u64, self.limit(&record))?;
+        self.make_room(frame.len() as u64, self.limit(record))?;
         let bytes = self.newest().bytes;
         if bytes + frame.len() as u64 > self.settings.segment_bytes && bytes > self.head_bytes {
             self.rotate()?;

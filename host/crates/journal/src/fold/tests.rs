@@ -8,7 +8,7 @@ use crate::testing::*;
 
 fn recover(records: Vec<Record>) -> Recovered {
     let mut state = State::replay_from(Checkpoint::default());
-    records.into_iter().for_each(|record| state.apply(1, record));
+    records.into_iter().for_each(|record| state.apply(1, &record));
     state.recover(None)
 }
 
@@ -395,7 +395,7 @@ fn a_segment_is_pinned_until_all_in_it_is_drained() {
     ];
     for (segment, record, pinned_from) in steps {
         let text = format!("{record:?}");
-        state.apply(segment, record);
+        state.apply(segment, &record);
         assert_eq!(state.pinned_from(), pinned_from, "after {text}");
     }
 }
@@ -433,12 +433,12 @@ fn a_checkpoint_stands_for_all_that_was_drained_before_it() {
         records[..split]
             .iter()
             .cloned()
-            .for_each(|record| live.apply(1, record));
+            .for_each(|record| live.apply(1, &record));
         let mut resumed = State::replay_from(live.checkpoint().clone());
         records[split..]
             .iter()
             .cloned()
-            .for_each(|record| resumed.apply(2, record));
+            .for_each(|record| resumed.apply(2, &record));
         assert_eq!(
             resumed.recover(None),
             recover(records.to_vec()),

@@ -336,7 +336,7 @@ proptest! {
         let prefix = |n: usize| {
             let mut state = crate::fold::State::replay_from(Default::default());
             let all = std::iter::once(started(1, 0, 100)).chain(records.iter().cloned());
-            all.take(n).for_each(|record| state.apply(1, record));
+            all.take(n).for_each(|record| state.apply(1, &record));
             state.recover(None)
         };
         let prefixes: Vec<_> = (0..=ends.len()).map(prefix).collect();

@@ -53,7 +53,7 @@ fn append_all(writer: &mut Writer, numbers: std::ops::Range<u128>) -> Vec<&'stat
 fn replay_count(dir: &std::path::Path) -> usize {
     let mut replayed = segment::replay(dir).unwrap();
     // No epoch was started, so count what pins the segment instead.
-    replayed.state.apply(1, started(1, 0, 0));
+    replayed.state.apply(1, &started(1, 0, 0));
     replayed.state.recover(None).unsealed.unwrap().finished.len()
 }
 
@@ -170,7 +170,7 @@ fn every_segment_begins_with_the_state_that_replay_has_there() {
     });
     for record in std::iter::once(started(1, 0, 100)).chain(records) {
         let frame = frame::encode(&EntryRef::Record(&record).encode().unwrap());
-        writer.append(&frame, record).unwrap();
+        writer.append(&frame, &record).unwrap();
     }
     assert!(writer.segments.len() > 10);
     let mut state = State::replay_from(Default::default());
@@ -180,7 +180,7 @@ fn every_segment_begins_with_the_state_that_replay_has_there() {
         while let frame::Next::Frame(payload, after) = frame::next(&bytes, offset) {
             match Entry::decode(payload).unwrap() {
                 Entry::Checkpoint(checkpoint) => assert_eq!(&*checkpoint, state.checkpoint()),
-                Entry::Record(record) => state.apply(number, record),
+                Entry::Record(record) => state.apply(number, &record),
             }
             offset = after;
         }
