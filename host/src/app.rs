@@ -156,7 +156,11 @@ impl App {
             ))?,
             inference: inference(&config, ground.graph_worker),
             live: Live::default(),
-            admission: Admission::new(config.concurrency, config.tenant_share()),
+            admission: Admission::new(
+                config.concurrency,
+                config.tenant_share(),
+                config.body_max_mib << 20,
+            ),
             keys: Keys::open(&data).map_err(|error| StartError::Data {
                 path: shown(&data),
                 error,

@@ -5,6 +5,7 @@
 
 mod hey;
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tests::{TestHost, guests};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wattle::app::App;
-use wattle::flow::invoke::invoke;
+use wattle::flow::invoke::{Parsed, invoke};
 
 use hey::{CONNECTIONS, hey};
 
@@ -88,13 +89,14 @@ async fn in_process(app: &Arc<App>, tenant: TenantId, row: &Value) -> anyhow::Re
         .collect::<Vec<u8>>()
         .into();
     let tensor = |name: &str| Tensor::new(name, DType::Fp32, vec![1, 100], data.clone());
-    let request = |name: &str| -> anyhow::Result<runtime::Request> {
-        Ok(runtime::Request {
+    let request = |name: &str| -> anyhow::Result<Parsed> {
+        let request = runtime::Request {
             id: String::new(),
             inputs: vec![tensor(name)?],
             outputs: Vec::new(),
             parameters: Vec::new(),
-        })
+        };
+        Ok(request.into())
     };
     let (guest_name, raw_name): (Name, Name) = ("tabular".parse()?, "raw".parse()?);
     let (mut bare, mut raw, mut guest) = (Vec::new(), Vec::new(), Vec::new());
@@ -105,10 +107,26 @@ async fn in_process(app: &Arc<App>, tenant: TenantId, row: &Value) -> anyhow::Re
             .await?;
         bare.push(started.elapsed());
         let started = Instant::now();
-        invoke(app, tenant, &raw_name, None, request("input")?, as_it_is()).await?;
+        invoke(
+            app,
+            tenant,
+            &raw_name,
+            None,
+            ready(Ok(request("input")?)),
+            as_it_is(),
+        )
+        .await?;
         raw.push(started.elapsed());
         let started = Instant::now();
-        invoke(app, tenant, &guest_name, None, request("rows")?, as_it_is()).await?;
+        invoke(
+            app,
+            tenant,
+            &guest_name,
+            None,
+            ready(Ok(request("rows")?)),
+            as_it_is(),
+        )
+        .await?;
         guest.push(started.elapsed());
     }
     let median = |mut times: Vec<Duration>| median_us(&mut times[WARM_UP..]);

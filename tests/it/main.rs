@@ -11,6 +11,7 @@
 mod api;
 mod audit;
 mod backends;
+mod bodies;
 mod cli;
 mod config;
 mod crash;

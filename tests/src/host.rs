@@ -285,10 +285,10 @@ async fn burn(meter: ScriptHandle, stop: CancellationToken) {
 
 /// The answer's tensors as they are: a call without any protocol.
 pub fn as_it_is()
--> Encoding<impl FnOnce(u32, Response, &Limits) -> Result<Response, Failure> + Send + 'static> {
+-> Encoding<impl FnOnce(&str, u32, Response, &Limits) -> Result<Response, Failure> + Send + 'static> {
     Encoding {
         name: "tensors",
         has: |_| true,
-        encode: |_, response, _: &Limits| Ok(response),
+        encode: |_: &str, _, response, _: &Limits| Ok(response),
     }
 }

@@ -11,13 +11,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::Error;
 
 /// Uploads and deployments of one tenant at once: each holds a file in memory, a compiler or a new process.
-const TURNS: usize = 2;
+const TURNS: u32 = 2;
+
+/// Bodies of one tenant that wait to be parsed, in the largest that there may be.
+const BODIES: u32 = 2;
+
+/// In what room for bodies is given: a semaphore counts no more than 32 bits of it.
+const ROOM_BYTES: u64 = 1 << 10;
 
 /// Places on this node: per deployment, per tenant and in all; a bounded queue per tenant.
 pub struct Admission {
     inner: Arc<Inner>,
-    turns: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+    turns: PerTenant,
+    bodies: PerTenant,
+    /// Room of the largest body.
+    body: u32,
 }
+
+/// As many permits for each tenant that has asked for one.
+struct PerTenant {
+    permits: u32,
+    tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+}
+
+/// Room in the host's memory for a tenant's body that is not parsed yet, given back when dropped.
+pub struct Room(OwnedSemaphorePermit);
 
 struct Inner {
     /// Calls that run at once on the node.
@@ -54,8 +72,9 @@ pub struct Place {
 }
 
 impl Admission {
-    /// A node on which `node` calls run at once, of one tenant at most `tenant`.
-    pub fn new(node: u32, tenant: u32) -> Self {
+    /// A node on which `node` calls run at once, of one tenant at most `tenant`, with bodies of at most
+    /// `body_bytes`.
+    pub fn new(node: u32, tenant: u32, body_bytes: u64) -> Self {
         let inner = Inner {
             node: node.into(),
             tenant: tenant.into(),
@@ -63,19 +82,23 @@ impl Admission {
         };
         Self {
             inner: Arc::new(inner),
-            turns: Mutex::default(),
+            turns: PerTenant::new(TURNS),
+            bodies: PerTenant::new(room(body_bytes).saturating_mul(BODIES)),
+            body: room(body_bytes),
         }
     }
 
     /// Waits for the tenant's turn to publish or to deploy, before anything of the upload is read: what a tenant
     /// sends at once waits in its connections, not in the host's memory.
     pub async fn turn(&self, tenant: TenantId) -> Result<OwnedSemaphorePermit, Error> {
-        let turns = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = || Arc::new(Semaphore::new(TURNS));
-            turns.entry(tenant).or_insert_with(fresh).clone()
-        };
-        turns.acquire_owned().await.map_err(|_| Error::Internal)
+        self.turns.take(tenant, 1).await
+    }
+
+    /// Waits until the tenant has room for a body of `bytes`, or for the largest one, before anything of it is
+    /// read.
+    pub async fn room(&self, tenant: TenantId, bytes: Option<u64>) -> Result<Room, Error> {
+        let wanted = bytes.map_or(self.body, room).min(self.body);
+        self.bodies.take(tenant, wanted).await.map(Room)
     }
 
     /// Waits for a place within the deadline; a full queue or a missed deadline is refused.
@@ -123,6 +146,37 @@ impl Admission {
     /// Calls that wait for a place now.
     pub fn waiting(&self) -> u64 {
         self.inner.state().queue.len() as u64
+    }
+}
+
+impl PerTenant {
+    fn new(permits: u32) -> Self {
+        Self {
+            permits,
+            tenants: Mutex::default(),
+        }
+    }
+
+    async fn take(&self, tenant: TenantId, permits: u32) -> Result<OwnedSemaphorePermit, Error> {
+        let own = {
+            let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = || Arc::new(Semaphore::new(self.permits as usize));
+            tenants.entry(tenant).or_insert_with(fresh).clone()
+        };
+        own.acquire_many_owned(permits).await.map_err(|_| Error::Internal)
+    }
+}
+
+/// The room that `bytes` take.
+fn room(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(ROOM_BYTES)).unwrap_or(u32::MAX / BODIES)
+}
+
+impl Room {
+    /// Gives back what a body of `bytes` does not need.
+    pub fn shrink(&mut self, bytes: u64) {
+        let spare = self.0.num_permits().saturating_sub(room(bytes) as usize);
+        drop(self.0.split(spare));
     }
 }
 
@@ -205,6 +259,8 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
+    const BODY: u64 = 10 << 10;
+
     fn tenant(id: u128) -> TenantId {
         TenantId(Uuid::from_u128(id))
     }
@@ -224,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_places_come_back() {
-        let admission = Admission::new(8, 8);
+        let admission = Admission::new(8, 8, BODY);
         let (one, echo, limits) = (tenant(1), name("echo"), limits(1, 1));
         let first = admission.place(one, &echo, &limits).await.unwrap();
         let mut second = Box::pin(admission.place(one, &echo, &limits));
@@ -256,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_tenant_publishes_two_things_at_once_and_holds_up_nobody_else() {
-        let admission = Admission::new(8, 8);
+        let admission = Admission::new(8, 8, BODY);
         let first = admission.turn(tenant(1)).await.unwrap();
         let _second = admission.turn(tenant(1)).await.unwrap();
         let mut third = Box::pin(admission.turn(tenant(1)));
@@ -267,8 +323,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_tenants_bodies_share_a_room_of_their_own() {
+        let admission = Admission::new(8, 8, BODY);
+        let one = tenant(1);
+        let _small = admission.room(one, Some(1)).await.unwrap();
+        // Nobody knows how long it is, so it counts as the largest until it is there.
+        let mut unknown = admission.room(one, None).await.unwrap();
+        let mut next = Box::pin(admission.room(one, Some(BODY)));
+        assert!(futures::poll!(&mut next).is_pending());
+        assert!(futures::poll!(Box::pin(admission.room(tenant(2), None))).is_ready());
+        unknown.shrink(BODY);
+        assert!(futures::poll!(&mut next).is_pending());
+        unknown.shrink(BODY - ROOM_BYTES);
+        let next = next.await.unwrap();
+        assert_eq!(next.0.num_permits(), 10);
+    }
+
+    #[tokio::test]
     async fn the_releases_of_a_deployment_share_its_places() {
-        let admission = Admission::new(8, 8);
+        let admission = Admission::new(8, 8, BODY);
         let (one, echo) = (tenant(1), name("echo"));
         let _held = [
             admission.place(one, &echo, &limits(2, 1)).await.unwrap(),
@@ -286,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_tenant_takes_the_node_from_the_others() {
-        let admission = Admission::new(4, 3);
+        let admission = Admission::new(4, 3, BODY);
         let limits = limits(2, 8);
         let mut held = Vec::new();
         let (a, b) = (name("a"), name("b"));
@@ -307,7 +380,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiter_that_goes_away_with_its_place_gives_it_back() {
-        let admission = Admission::new(1, 1);
+        let admission = Admission::new(1, 1, BODY);
         let (one, echo, limits) = (tenant(1), name("echo"), limits(1, 2));
         let held = admission.place(one, &echo, &limits).await.unwrap();
         let mut gone = Box::pin(admission.place(one, &echo, &limits));

@@ -25,39 +25,58 @@ pub struct Answer<T> {
     pub recorded: Recorded,
 }
 
+/// A request, and the CPU time in nanoseconds that it took to get it out of the caller's protocol.
+pub struct Parsed {
+    /// What is asked.
+    pub request: Request,
+    /// What parsing cost: the call pays for it.
+    pub cpu_ns: u64,
+}
+
+impl From<Request> for Parsed {
+    fn from(request: Request) -> Self {
+        Self { request, cpu_ns: 0 }
+    }
+}
+
 /// How the caller's protocol writes answers.
 pub struct Encoding<F> {
     /// What it is called, for messages.
     pub name: &'static str,
     /// Whether elements of a type have a form in it.
     pub has: fn(DType) -> bool,
-    /// Writes the answer of a release, within its limits. It is a part of the call: metered, and done before
-    /// the call's place is free.
+    /// Writes the answer of a release to the caller's id, within its limits. It is a part of the call: metered,
+    /// and done before the call's place is free.
     pub encode: F,
 }
 
 /// Calls a deployment. When the returned future is dropped, the call is cancelled and still recorded.
+///
+/// `request` is awaited when the call has its place: no more calls are parsed at once than run at once, and what
+/// waits for a place does so in the form in which it came.
 pub async fn invoke<T, F>(
     app: &Arc<App>,
     tenant: TenantId,
     deployment: &Name,
     number: Option<u32>,
-    mut request: Request,
+    request: impl Future<Output = Result<Parsed, Error>>,
     encoding: Encoding<F>,
 ) -> Result<Answer<T>, Error>
 where
     T: Send + 'static,
-    F: FnOnce(u32, Response, &Limits) -> Result<T, Failure> + Send + 'static,
+    F: FnOnce(&str, u32, Response, &Limits) -> Result<T, Failure> + Send + 'static,
 {
     let started = Instant::now();
     let row = app.releases.row(app, tenant, deployment, number).await?;
+    let place = app.admission.place(tenant, deployment, &row.spec.limits).await?;
+    let Parsed { mut request, cpu_ns } = request.await?;
     check_request(&row.spec.signature, &request)?;
     check_encoding(&row.spec.signature, &request.outputs, encoding.name, encoding.has)?;
-    let place = app.admission.place(tenant, deployment, &row.spec.limits).await?;
     let deadline = started + Duration::from_millis(row.spec.limits.deadline_ms);
 
     let call = call(app, CallKind::Infer, tenant, Some((deployment, row.number)));
     let id = call.invocation;
+    let callers_id = request.id.clone();
     if request.id.is_empty() {
         request.id = id.to_string();
     }
@@ -66,6 +85,7 @@ where
     let host = app.clone();
     let work = move |cell: Arc<UsageCell>| async move {
         let _place = place;
+        cell.add_cpu_ns(cpu_ns);
         let answer = async {
             let loaded = host.releases.load(&host, tenant, &row, &cell).await?;
             let (graphs, settings) = (loaded.body.graphs(), loaded.settings.clone());
@@ -73,7 +93,7 @@ where
             let mut inv = invocation(id, tenant, limits, &cell, cancel, graphs, settings);
             inv.deadline = deadline;
             let response = run(&loaded, request, inv).await?;
-            let encode = || (encoding.encode)(row.number, response, &row.spec.limits);
+            let encode = || (encoding.encode)(&callers_id, row.number, response, &row.spec.limits);
             Ok(runtime::metered(&cell, encode)?)
         };
         match answer.await {

@@ -7,13 +7,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::BoxError;
-use axum::body::{Body, BodyDataStream, HttpBody as _};
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Frame, SizeHint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt as _;
@@ -155,8 +156,8 @@ pub async fn patient(State(app): Shared, request: Request) -> Request {
     let stall = Duration::from_millis(app.config.stall_timeout_ms);
     let whole = Duration::from_millis(app.config.body_timeout_ms);
     request.map(|body| {
-        Body::from_stream(Patient {
-            body: Some(body.into_data_stream()),
+        Body::new(Patient {
+            body: Some(body),
             stall,
             latest: Instant::now() + whole,
             waiting: None,
@@ -172,7 +173,7 @@ struct Stalled {
 }
 
 struct Patient {
-    body: Option<BodyDataStream>,
+    body: Option<Body>,
     /// How long nothing may come.
     stall: Duration,
     /// When the body must be whole, if nothing more comes; what comes moves it on.
@@ -181,19 +182,24 @@ struct Patient {
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl Stream for Patient {
-    type Item = Result<Bytes, BoxError>;
+impl HttpBody for Patient {
+    type Data = Bytes;
+    type Error = BoxError;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        match body.poll_next_unpin(cx) {
-            Poll::Ready(Some(Ok(chunk))) => {
-                this.latest += Duration::from_micros(chunk.len() as u64 * 1_000_000 / BYTES_PER_S);
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.latest += Duration::from_micros(bytes as u64 * 1_000_000 / BYTES_PER_S);
                 this.waiting = None;
-                Poll::Ready(Some(Ok(chunk)))
+                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(last) => {
                 this.body = None;
@@ -209,13 +215,26 @@ impl Stream for Patient {
             }
         }
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.body.as_ref().map(HttpBody::size_hint);
+        rest.unwrap_or_else(|| SizeHint::with_exact(0))
+    }
 }
 
 impl Drop for Patient {
     fn drop(&mut self) {
-        let (Some(mut rest), Ok(runtime)) = (self.body.take(), Handle::try_current()) else {
+        let (Some(rest), Ok(runtime)) = (self.body.take(), Handle::try_current()) else {
             return;
         };
+        if rest.is_end_stream() {
+            return;
+        }
+        let mut rest = rest.into_data_stream();
         runtime.spawn(tokio::time::timeout(LINGER, async move {
             let mut left = LINGER_BYTES;
             while let Some(Ok(chunk)) = rest.next().await

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use domain::{DType, Limits, Name, Signature, TensorSpec};
+use domain::{DType, Limits, Name, Signature, TenantId, TensorSpec, UsageCell};
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,7 +25,8 @@ use super::tensors::{self, reply};
 use super::{Shared, body, named, schema};
 use crate::app::App;
 use crate::flow::Error;
-use crate::flow::invoke::{Answer, Encoding, invoke};
+use crate::flow::admit::Room;
+use crate::flow::invoke::{Answer, Encoding, Parsed, invoke};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -327,6 +329,49 @@ async fn infer_version(s: Shared, who: Who, path: Result<Pair, Error>, body: Bod
     .await
 }
 
+/// Bytes of a body that is read and parsed like any small request. One that is longer, or does not say, counts
+/// among its tenant's, and is parsed apart from the threads that serve HTTP.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// The body of a call until there is a place for the call.
+struct Unparsed {
+    bytes: Bytes,
+    room: Option<Room>,
+}
+
+impl Unparsed {
+    async fn read(app: &App, tenant: TenantId, body: Body) -> Result<Self, Error> {
+        let (limit_bytes, told) = (app.config.body_max_mib << 20, body.size_hint().exact());
+        let mut room = match told {
+            Some(..=SMALL_BYTES) => None,
+            Some(bytes) if bytes > limit_bytes => return Err(Error::TooLarge { limit_bytes }),
+            _ => Some(app.admission.room(tenant, told).await?),
+        };
+        let bytes = body::read(body, limit_bytes).await?;
+        if let Some(room) = &mut room {
+            room.shrink(bytes.len() as u64);
+        }
+        Ok(Self { bytes, room })
+    }
+
+    async fn parse(self, threads: &Handle) -> Result<Parsed, Error> {
+        let is_small = self.room.is_none();
+        // The bytes, and the room for them, go with it: also when the caller does not wait for it.
+        let parse = move || {
+            let cell = UsageCell::default();
+            let request = runtime::metered(&cell, || tensors::request(&self.bytes));
+            let cpu_ns = cell.snapshot().cpu_ns;
+            drop(self);
+            request.map(|request| Parsed { request, cpu_ns })
+        };
+        if is_small {
+            return parse();
+        }
+        let parsed = threads.spawn_blocking(parse).await;
+        parsed.map_err(|_| Error::Internal)?
+    }
+}
+
 type Called = Result<(String, Option<String>), Error>;
 
 async fn call(State(app): Shared, who: Who, called: Called, body: Body) -> Response {
@@ -353,16 +398,14 @@ async fn answer(app: &Arc<App>, who: Who, called: Called, body: Body) -> Result<
     let (name, version) = called?;
     let deployment = named(&name)?;
     let number = number(&name, version.as_deref())?;
-    let bytes = body::read(body, app.config.body_max_mib << 20).await?;
-    let request = tensors::request(&bytes)?;
-    drop(bytes);
-    let (id, called) = (request.id.clone(), deployment.clone());
+    let body = Unparsed::read(app, tenant, body).await?;
+    let called = deployment.clone();
     let json = Encoding {
         name: "JSON",
         has: reply::has_form,
-        encode: move |release, response, limits: &Limits| {
-            reply::encode(&id, called.as_str(), release, &response, limits)
+        encode: move |id: &str, release, response, limits: &Limits| {
+            reply::encode(id, called.as_str(), release, &response, limits)
         },
     };
-    invoke(app, tenant, &deployment, number, request, json).await
+    invoke(app, tenant, &deployment, number, body.parse(&app.guests), json).await
 }
