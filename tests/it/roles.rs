@@ -20,8 +20,8 @@ const CALLERS: [&str; 9] = [
     "tenant:manage, revoked",
 ];
 
-/// What each caller gets: `+` in (whatever becomes of the request then), `1` 401 unauthorised, `3` 403 forbidden,
-/// `s` 403 tenant_inactive.
+/// What each caller gets: `+` in (whatever becomes of the request then), `1` 401 unauthorised,
+/// `3` 403 forbidden, `s` 403 tenant_inactive.
 ///
 /// A new route needs a row: its method and path as the document has them, and one of these.
 const ROUTES: &[(&str, &str, &str)] = &[

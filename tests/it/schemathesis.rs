@@ -1,5 +1,5 @@
-//! Requests made from the API's document by Schemathesis, valid and not, in the three ways to be known to the host.
-//! Whatever it says is wrong with the host or with the document.
+//! Requests made from the API's document by Schemathesis, valid and not, in the three ways to be known to
+//! the host. Whatever it says is wrong with the host or with the document.
 
 use std::process::Stdio;
 

@@ -147,8 +147,8 @@ pub fn schemathesis() -> Result<()> {
         pip.args(["--only-binary=:all:", "--require-hashes", "--requirement"]);
         pip.arg(&requirements).arg("--target").arg(&folder);
         run_quietly(pip.current_dir(root())).map(drop).with_context(|| {
-            "cannot fetch schemathesis: check that pip reaches a package index (PIP_INDEX_URL names one) and that \
-             python3 is 3.11 or newer"
+            "cannot fetch schemathesis: check that pip reaches a package index (PIP_INDEX_URL names one) and \
+             that python3 is 3.11 or newer"
         })
     })
 }

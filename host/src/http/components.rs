@@ -109,8 +109,8 @@ async fn list_revisions(
 
 /// Upload a component
 ///
-/// The body is a WebAssembly component, or a core module with its WIT embedded. It is inspected and compiled before
-/// it is kept, and the tenant is charged for that work. The same bytes again are the same revision.
+/// The body is a WebAssembly component, or a core module with its WIT embedded. It is inspected and compiled
+/// before it is kept, and the tenant is charged for that work. The same bytes again are the same revision.
 #[utoipa::path(
     post, path = "/api/v1/components/{name}/revisions", tag = "components",
     params(("name" = schema::Name, Path, description = "The component's name; the first upload makes it.")),

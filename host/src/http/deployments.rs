@@ -201,8 +201,8 @@ impl TryFrom<NewRelease> for Spec {
     }
 }
 
-/// A deployment that is to be. [`NewRelease`] with a name; spelled out, since a flattened one would not say where
-/// an error is.
+/// A deployment that is to be. [`NewRelease`] with a name; spelled out, since a flattened one would not say
+/// where an error is.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(description = "A deployment that is to be, and what it is to run.")]
@@ -242,8 +242,8 @@ fn released(row: &db::Release, recorded: &Recorded) -> impl IntoResponse + use<>
 
 /// Make a deployment
 ///
-/// Its graphs are loaded and its code is asked for its signature before the deployment is there; the tenant is
-/// charged for that work. Call it at `/v2/models/{name}/infer`.
+/// Its graphs are loaded and its code is asked for its signature before the deployment is there; the tenant
+/// is charged for that work. Call it at `/v2/models/{name}/infer`.
 #[utoipa::path(
     post, path = "/api/v1/deployments", tag = "deployments",
     request_body = NewDeployment,

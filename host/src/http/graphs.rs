@@ -117,8 +117,8 @@ async fn list_versions(
 
 /// Upload a graph
 ///
-/// The body is an ONNX model in one file. It is loaded once before it is kept, and the tenant is charged for that
-/// work. The same bytes again are the same version.
+/// The body is an ONNX model in one file. It is loaded once before it is kept, and the tenant is charged for
+/// that work. The same bytes again are the same version.
 #[utoipa::path(
     post, path = "/api/v1/graphs/{name}/versions", tag = "graphs",
     params(("name" = schema::Name, Path, description = "The graph's name; the first upload makes it.")),

@@ -1,4 +1,5 @@
-//! What serde lets pass in JSON and the API does not: members that stand twice, arrays for objects, objects for words.
+//! What serde lets pass in JSON and the API does not: members that stand twice, arrays for objects, objects
+//! for words.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -41,7 +42,8 @@ pub fn word<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     word.parse().map_err(D::Error::custom)
 }
 
-/// The path of a member that stands twice in its object, if there is one. Which of both is meant nobody knows.
+/// The path of a member that stands twice in its object, if there is one. Which of both is meant nobody
+/// knows.
 pub fn repeated(json: &[u8]) -> Option<String> {
     let found = RefCell::new(None);
     let value = Value {

@@ -9,6 +9,7 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use utoipa::openapi::RefOr;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -103,16 +104,21 @@ static QUERIES: LazyLock<HashMap<(String, Method), Vec<String>>> = LazyLock::new
             let parameters = operation
                 .iter()
                 .flat_map(|operation| operation.parameters.iter().flatten());
-            let named = parameters.filter(|parameter| parameter.parameter_in == ParameterIn::Query);
-            let names = named.map(|parameter| parameter.name.clone()).collect();
+            let names = parameters.filter_map(|parameter| match parameter {
+                RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => {
+                    Some(parameter.name.clone())
+                }
+                _ => None,
+            });
+            let names = names.collect();
             queries.insert((path.clone(), method), names);
         }
     }
     queries
 });
 
-/// Refuses query parameters that the document does not know, or that stand twice: one that is misspelt would else do
-/// nothing, and nobody would notice.
+/// Refuses query parameters that the document does not know, or that stand twice: one that is misspelt would
+/// else do nothing, and nobody would notice.
 pub async fn only_known_queries(path: MatchedPath, request: Request, next: Next) -> Response {
     match check_query(path.as_str(), &request) {
         Ok(()) => next.run(request).await,
