@@ -81,7 +81,7 @@ async fn bodies_that_are_no_object() -> anyhow::Result<()> {
     let storage = format!("/api/v1/tenants/{}/storage", tenant.id);
     let routes = [
         (&host.admin, Method::POST, "/api/v1/tenants"),
-        (&host.admin, Method::PUT, &storage),
+        (&host.admin, Method::PUT, storage.as_str()),
         (&host.admin, Method::POST, "/api/v1/keys"),
         (&tenant.manage, Method::POST, "/api/v1/deployments"),
         (&tenant.manage, Method::POST, "/api/v1/deployments/echo/releases"),
