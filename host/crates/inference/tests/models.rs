@@ -1,6 +1,6 @@
 //! rten and ONNX Runtime on real models: they agree, and what each costs is measured.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod onnx;
 

@@ -34,7 +34,7 @@ impl Library {
     /// Loads a model that has passed the scan, in this process.
     pub(crate) fn load(&self, blob: Vec<u8>) -> Result<Model, LoadError> {
         Ok(match self {
-            Self::Rten => Model::Rten(Rten::load(blob)?),
+            Self::Rten => Model::Rten(Box::new(Rten::load(blob)?)),
             Self::OnnxRuntime(path) => Model::OnnxRuntime(OnnxRuntime::load(path, &blob)?),
         })
     }
@@ -42,7 +42,7 @@ impl Library {
 
 /// A loaded model, in the process that runs it.
 pub(crate) enum Model {
-    Rten(Rten),
+    Rten(Box<Rten>),
     OnnxRuntime(OnnxRuntime),
 }
 

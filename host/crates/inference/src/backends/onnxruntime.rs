@@ -37,7 +37,7 @@ pub(crate) fn probe(path: &Path) -> Result<String, LoadError> {
     version(path).ok_or_else(|| failed("it does not say its version"))
 }
 
-#[allow(unsafe_code, reason = "a foreign library is asked for its version")]
+#[expect(unsafe_code, reason = "a foreign library is asked for its version")]
 fn version(path: &Path) -> Option<String> {
     // SAFETY: it was opened before by `ort`, which has asked it the same; the text is a constant in it.
     unsafe {
@@ -125,12 +125,11 @@ impl OnnxRuntime {
 fn session(environment: &Environment, blob: &[u8]) -> Result<Session, ort::Error> {
     // The scan has read ONNX: the library must not find another format in the same bytes.
     Session::builder(environment)?
-        .with_config_entry("session.load_model_format", "ONNX")
-        .and_then(|builder| builder.with_intra_threads(1))
-        .and_then(|builder| builder.with_inter_threads(1))
-        .and_then(|builder| builder.with_intra_op_spinning(false))
-        .and_then(|builder| builder.with_log_level(LogLevel::Fatal))
-        .map_err(|error| ort::Error::new(error.message()))?
+        .with_config_entry("session.load_model_format", "ONNX")?
+        .with_intra_threads(1)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_log_level(LogLevel::Fatal)?
         .commit_from_memory(blob)
 }
 
@@ -174,7 +173,7 @@ fn value(tensor: &Tensor) -> Result<SessionInputValue<'static>, ort::Error> {
     Ok(value.into())
 }
 
-#[allow(unsafe_code, reason = "a foreign library's buffer is filled")]
+#[expect(unsafe_code, reason = "a foreign library's buffer is filled")]
 fn copy_in(value: &mut DynTensor, data: &[u8]) -> Result<(), ort::Error> {
     if value.size() != Some(data.len()) {
         return Err(ort::Error::new("a tensor is not as large as its shape"));
@@ -208,7 +207,7 @@ fn tensor(spec: &TensorSpec, value: &DynTensor) -> Result<Tensor, ComputeError> 
     Tensor::new(&spec.name, spec.dtype, dims, copy_out(value)).map_err(|error| backend(error.to_string()))
 }
 
-#[allow(unsafe_code, reason = "a foreign library's buffer is read")]
+#[expect(unsafe_code, reason = "a foreign library's buffer is read")]
 fn copy_out(value: &DynTensor) -> Vec<u8> {
     match value.size() {
         None | Some(0) => Vec::new(),
