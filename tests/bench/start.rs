@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::{Digest, InvocationId, Limits, Parameter, UsageCell};
+use domain::{Digest, InvocationId, Limits, Parameter, TenantId, UsageCell};
 use runtime::{
     CompileLimits, CompilerCommand, Graphs, Invocation, Options, Pipeline, Request, Runtime, UploadCaps,
 };
@@ -80,6 +80,7 @@ fn runtime_on(folder: &Path) -> anyhow::Result<Runtime> {
         compiled_dir: folder.to_owned(),
         mac_key: [1; 32],
         max_concurrency: 4,
+        threads: 2,
         compiler: CompilerCommand {
             program: guests::wattle()?,
             args: vec!["compile-child".into()],
@@ -101,6 +102,7 @@ async fn call(pipeline: &Pipeline, how: Option<&str>, cell: Arc<UsageCell>) -> a
     };
     let invocation = Invocation {
         invocation: InvocationId(uuid::Uuid::nil()),
+        tenant: TenantId(uuid::Uuid::nil()),
         limits: Limits::default(),
         cell,
         cancel: CancellationToken::new(),

@@ -117,7 +117,15 @@ pub async fn every_type(host: &TestHost, tenant: &Tenant, guest: &str) -> anyhow
         parameters: vec![how.clone()],
     };
     let (id, name) = (tenant.id.parse()?, guest.parse()?);
-    let answer = invoke(&host.app, id, &name, None, request, as_it_is()).await?;
+    let answer = invoke(
+        &host.app,
+        id,
+        &name,
+        None,
+        std::future::ready(Ok(request.into())),
+        as_it_is(),
+    )
+    .await?;
     ensure!(answer.recorded.finished.outcome == Outcome::Ok);
     let got = answer.reply;
     ensure!(got.parameters == [how], "{:?}", got.parameters);
