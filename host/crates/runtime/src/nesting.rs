@@ -96,10 +96,15 @@ impl Nesting {
 
     fn alias(&mut self, alias: &ComponentAlias<'_>) -> Result<(), Uncounted> {
         match *alias {
-            ComponentAlias::InstanceExport { kind, .. } if kind == ComponentExternalKind::Component => {
-                Err(Uncounted::Passed)
-            }
-            ComponentAlias::Outer { kind, count, index } if kind == ComponentOuterAliasKind::Component => {
+            ComponentAlias::InstanceExport {
+                kind: ComponentExternalKind::Component,
+                ..
+            } => Err(Uncounted::Passed),
+            ComponentAlias::Outer {
+                kind: ComponentOuterAliasKind::Component,
+                count,
+                index,
+            } => {
                 let instances = self.component(count, index);
                 if let Some(scope) = self.0.last_mut() {
                     scope.components.push(instances);

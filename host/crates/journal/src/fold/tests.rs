@@ -430,15 +430,11 @@ fn a_checkpoint_stands_for_all_that_was_drained_before_it() {
     for split in [4, 6, 7, 8] {
         let mut live = State::replay_from(Checkpoint::default());
         let _ = live.recover(None);
-        records[..split]
-            .iter()
-            .cloned()
-            .for_each(|record| live.apply(1, &record));
+        records[..split].iter().for_each(|record| live.apply(1, record));
         let mut resumed = State::replay_from(live.checkpoint().clone());
         records[split..]
             .iter()
-            .cloned()
-            .for_each(|record| resumed.apply(2, &record));
+            .for_each(|record| resumed.apply(2, record));
         assert_eq!(
             resumed.recover(None),
             recover(records.to_vec()),
