@@ -20,6 +20,7 @@ mod drain;
 mod embed;
 mod fields;
 mod hostile_graph;
+mod hostile_guests;
 mod js;
 mod keys;
 mod logs;

@@ -151,6 +151,39 @@ async fn what_the_pool_cannot_hold_is_refused_with_the_reason() {
     assert!(error.to_string().contains("memories"), "{error}");
 }
 
+/// Many variables over many branches: some minutes of work in less than a megabyte.
+#[tokio::test]
+async fn a_compile_bomb_is_stopped_by_its_time() {
+    let branch = "(if (local.get 0) (then (local.set 1 (local.get 2)) (local.set 2 (local.get 1))))";
+    let bomb = format!(
+        "(func $bomb (param i32) (local {}) {})",
+        "i64 ".repeat(19_000),
+        branch.repeat(40_000)
+    );
+    let component = Host::new()
+        .inspect(&guest(&bomb, NOTHING))
+        .await
+        .unwrap()
+        .component;
+    let folder = tempfile::tempdir().unwrap();
+    let limits = CompileLimits {
+        cpu_s: 1,
+        ..CompileLimits::default()
+    };
+    let runtime = runtime_in(folder.path(), [1; 32], compiler(), limits);
+    let cell = UsageCell::default();
+    let error = runtime
+        .compile(Digest::ZERO, component.into(), &cell)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.is_components_fault()),
+        ("compile_too_expensive", true),
+        "{error}"
+    );
+    assert!(cell.snapshot().cpu_ns > 500_000_000, "it is paid for");
+}
+
 #[tokio::test]
 async fn a_child_that_fails_or_hangs_is_told_apart() {
     let compile = async |program: &str, args: &[&str], limits: CompileLimits| {
