@@ -4,6 +4,8 @@ use anyhow::{Context as _, ensure};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use crate::guests;
+
 /// A caller with a key.
 #[derive(Clone)]
 pub struct Client {
@@ -184,6 +186,21 @@ impl Client {
     pub async fn push_graph(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
         let path = format!("/api/v1/graphs/{name}/versions");
         self.push(&path, bytes, "version").await
+    }
+
+    /// Uploads the component `guest` and the models of `graphs` (alias, file), and deploys them.
+    pub async fn deploy(&self, guest: &str, graphs: &[(&str, &str)], more: Value) -> anyhow::Result<Value> {
+        self.push_component(guest, guests::guest(guest)?).await?;
+        let mut body = json!({ "name": guest, "component": { "name": guest }, "graphs": {} });
+        for (alias, file) in graphs {
+            let name = file.trim_end_matches(".onnx");
+            self.push_graph(name, guests::model(file)?).await?;
+            body["graphs"][alias] = json!({ "name": name });
+        }
+        if let (Some(body), Some(more)) = (body.as_object_mut(), more.as_object()) {
+            body.extend(more.clone());
+        }
+        self.post("/api/v1/deployments", &body).await?.expect(201)
     }
 
     async fn push(&self, path: &str, bytes: Vec<u8>, digest: &str) -> anyhow::Result<String> {

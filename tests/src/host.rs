@@ -244,19 +244,11 @@ impl TestHost {
 impl Tenant {
     /// Uploads the component `guest` and the models of `graphs` (alias, file), and deploys them.
     pub async fn deploy(&self, guest: &str, graphs: &[(&str, &str)], more: Value) -> anyhow::Result<Value> {
-        self.manage.push_component(guest, guests::guest(guest)?).await?;
-        let mut body = json!({
-            "name": guest, "component": { "name": guest }, "graphs": {}, "backend": self.backend,
-        });
-        for (alias, file) in graphs {
-            let name = file.trim_end_matches(".onnx");
-            self.manage.push_graph(name, guests::model(file)?).await?;
-            body["graphs"][alias] = json!({ "name": name });
+        let mut all = json!({ "backend": self.backend });
+        if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
+            all.extend(more.clone());
         }
-        if let (Some(body), Some(more)) = (body.as_object_mut(), more.as_object()) {
-            body.extend(more.clone());
-        }
-        self.manage.post("/api/v1/deployments", &body).await?.expect(201)
+        self.manage.deploy(guest, graphs, all).await
     }
 }
 

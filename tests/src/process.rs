@@ -157,6 +157,27 @@ impl HostProcess {
         Ok(Client::new(format!("http://{}", running.admin), None))
     }
 
+    /// A number on the operators' page.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let request = self.ops()?.request(reqwest::Method::GET, "/metrics");
+        let page = request.send().await?.text().await?;
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .with_context(|| format!("no {name}"))?
+            .parse()
+            .context("no number")
+    }
+
+    /// Waits until no call runs.
+    pub async fn until_idle(&self) -> anyhow::Result<()> {
+        while self.metric("wattle_invocations_running").await? > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// The key that makes the first admin key.
     pub fn bootstrap_key(&self) -> anyhow::Result<String> {
         let key = std::fs::read_to_string(self.data().join("bootstrap-admin-key"))?;
@@ -194,18 +215,22 @@ impl HostProcess {
         Ok(())
     }
 
-    /// Makes the first admin key, then a tenant with a key that may upload, deploy and call.
-    pub async fn manager(&self) -> anyhow::Result<Client> {
-        let text = |body: &Value, key: &str| body[key].as_str().map(ToOwned::to_owned).context("text");
+    /// Makes the first admin key.
+    pub async fn admin(&self) -> anyhow::Result<Client> {
         let bootstrap = self.client(Some(&self.bootstrap_key()?))?;
         let key = json!({ "name": "admin", "role": "admin" });
         let key = bootstrap.post("/api/v1/keys", &key).await?.expect(201)?;
-        let admin = bootstrap.with_key(text(&key, "secret")?);
-        let tenant = json!({ "name": "acacia" });
-        let tenant = admin.post("/api/v1/tenants", &tenant).await?.expect(201)?;
-        let key = json!({ "name": "manage", "role": "tenant:manage", "tenant": tenant["id"] });
-        let key = admin.post("/api/v1/keys", &key).await?.expect(201)?;
-        Ok(admin.with_key(text(&key, "secret")?))
+        Ok(bootstrap.with_key(text(&key, "secret")?))
+    }
+
+    /// Makes the first admin key, then a tenant with a key that may upload, deploy and call.
+    pub async fn manager(&self) -> anyhow::Result<Client> {
+        tenant(&self.admin().await?, "acacia").await
+    }
+
+    /// The process id of the running host.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.running.as_ref().context("no host runs")?.child.id())
     }
 
     /// Asks the host to drain and waits until it and its Postgres have ended.
@@ -315,6 +340,19 @@ impl Drop for HostProcess {
     }
 }
 
+/// Makes a tenant with a key that may upload, deploy and call.
+pub async fn tenant(admin: &Client, name: &str) -> anyhow::Result<Client> {
+    let tenant = json!({ "name": name });
+    let tenant = admin.post("/api/v1/tenants", &tenant).await?.expect(201)?;
+    let key = json!({ "name": "manage", "role": "tenant:manage", "tenant": tenant["id"] });
+    let key = admin.post("/api/v1/keys", &key).await?.expect(201)?;
+    Ok(admin.with_key(text(&key, "secret")?))
+}
+
+fn text(body: &Value, key: &str) -> anyhow::Result<String> {
+    body[key].as_str().map(ToOwned::to_owned).context("text")
+}
+
 fn killed(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::KILL.as_raw())
 }
@@ -325,7 +363,7 @@ fn kill(pid: u32, signal: Signal) -> anyhow::Result<()> {
 }
 
 /// The processes whose parent is `pid`.
-fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
+pub fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(child) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {

@@ -64,7 +64,7 @@ pub fn demo(keep: bool) -> Result<ExitCode> {
 }
 
 /// Measures what the bench `name` in `tests/bench` measures, under the one profile.
-pub fn bench(name: &str) -> Result<()> {
+pub fn bench(name: &str, more: &[String]) -> Result<()> {
     models::ensure()?;
     runtimes::ensure()?;
     guests::ensure()?;
@@ -72,7 +72,10 @@ pub fn bench(name: &str) -> Result<()> {
     ensure_binaries()?;
     packages::hey()?;
     step("build the host", "10 min the first time", build)?;
-    run(cargo("bench --quiet --profile dev --workspace --bench").arg(name))
+    run(cargo("bench --quiet --profile dev --workspace --bench")
+        .arg(name)
+        .arg("--")
+        .args(more))
 }
 
 /// The binaries: the tests start them as processes.

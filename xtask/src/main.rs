@@ -45,8 +45,11 @@ enum Chore {
     Schemathesis,
     /// Run a benchmark of tests/bench and print its figures
     Bench {
-        /// overhead or serve
+        /// Such as overhead, serve, start, neighbour or soak
         name: String,
+        /// What the bench itself takes, such as `--seconds 60` of soak
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        more: Vec<String>,
     },
     /// Write the committed cache of checked SQL statements again
     Prepare {
@@ -77,7 +80,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Models => models::ensure()?,
         Chore::Runtimes => runtimes::ensure()?,
         Chore::Schemathesis => packages::schemathesis()?,
-        Chore::Bench { name } => chores::bench(&name)?,
+        Chore::Bench { name, more } => chores::bench(&name, &more)?,
         Chore::Prepare { check } => prepare::run_prepare(check)?,
     }
     Ok(ExitCode::SUCCESS)
