@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use db::TenantStatus;
-use domain::{KeyId, Role};
+use db::{Actor, TenantStatus};
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
@@ -111,7 +110,7 @@ impl Keys {
             return bootstrap(app).await;
         }
         if self.recovery().as_ref().is_some_and(|key| key.hash == hash) {
-            return Ok(FIRST_ADMIN);
+            return Ok(first_admin(Actor::Recovery));
         }
         let lookup = async || app.db.key_lookup(hash).await?.ok_or(Error::Unauthorised);
         let key = self.seen.get(hash, lookup).await?;
@@ -124,8 +123,10 @@ impl Keys {
                 Err(Error::TenantInactive(status.as_str().to_owned()))
             }
             _ => Ok(Principal {
-                key: key.id,
-                role: key.role,
+                actor: Actor::Key {
+                    id: key.id,
+                    role: key.role,
+                },
                 tenant: key.tenant,
             }),
         }
@@ -152,19 +153,16 @@ impl Keys {
 }
 
 /// Who holds a key that is good until the next admin key is made.
-const FIRST_ADMIN: Principal = Principal {
-    key: KeyId(uuid::Uuid::nil()),
-    role: Role::Admin,
-    tenant: None,
-};
+fn first_admin(actor: Actor) -> Principal {
+    Principal { actor, tenant: None }
+}
 
 /// The bootstrap key is spent by the first admin key, also when that one has ended: otherwise a secret that
 /// lies in a file since the first start would come back to life with the last revocation.
 async fn bootstrap(app: &App) -> Result<Principal, Error> {
-    let keys = app.db.admin_tx().await?.keys_list().await?;
-    match keys.iter().any(|key| key.role == Role::Admin) {
+    match app.db.admin_tx().await?.admin_key_exists().await? {
         true => Err(Error::BootstrapSpent),
-        false => Ok(FIRST_ADMIN),
+        false => Ok(first_admin(Actor::Bootstrap)),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::client::problem;
 use tests::host::Tenant;
-use tests::{Client, TestHost, guests};
+use tests::{TestHost, guests};
 
 /// One number in and out of `echo`.
 fn number() -> Value {
@@ -319,24 +319,6 @@ async fn releases_are_numbered_and_a_deployment_points_to_the_last() -> anyhow::
     host.finish().await
 }
 
-/// All items of a paged list, and the number of pages.
-async fn pages(client: &Client, path: &str, limit: usize) -> anyhow::Result<(Vec<Value>, usize)> {
-    let (mut all, mut pages, mut query) = (Vec::new(), 0, format!("?limit={limit}"));
-    loop {
-        let page = client.get(&format!("{path}{query}")).await?.expect(200)?;
-        let items = page["items"].as_array().context("items")?;
-        ensure!(items.len() <= limit, "{} items on a page of {limit}", items.len());
-        all.extend(items.iter().cloned());
-        pages += 1;
-        let next = match &page["next"] {
-            Value::Null => return Ok((all, pages)),
-            Value::String(next) => next.clone(),
-            next => next.to_string(),
-        };
-        query = format!("?limit={limit}&cursor={next}");
-    }
-}
-
 /// Waits until `count` windows are in the ledger.
 async fn until_windows(host: &TestHost, count: usize) -> anyhow::Result<()> {
     loop {
@@ -365,7 +347,7 @@ async fn receipts_and_the_ledger_are_read_page_by_page() -> anyhow::Result<()> {
     for id in &ids {
         host.final_receipt(&tenant.read, id).await?;
     }
-    let (all, count) = pages(&tenant.read, "/api/v1/receipts", 2).await?;
+    let (all, count) = tenant.read.pages("/api/v1/receipts", 2).await?;
     let seen: Vec<_> = all
         .iter()
         .filter(|item| item["kind"] == "infer")
@@ -376,7 +358,7 @@ async fn receipts_and_the_ledger_are_read_page_by_page() -> anyhow::Result<()> {
     assert_eq!(json!(seen), json!(ids), "newest first, each once");
     assert_eq!(all.len(), 7, "publish, deploy and five calls: {all:?}");
     assert_eq!(count, 4);
-    let (whole, _) = pages(&tenant.read, "/api/v1/receipts", 500).await?;
+    let (whole, _) = tenant.read.pages("/api/v1/receipts", 500).await?;
     assert_eq!(whole, all);
 
     until_windows(&host, 4).await?;
@@ -404,7 +386,7 @@ async fn receipts_and_the_ledger_are_read_page_by_page() -> anyhow::Result<()> {
         );
         let balances = reader.get("/api/v1/ledger/balances").await?.expect(200)?;
         assert!(balances.to_string().contains(&tenant.id), "{balances}");
-        let (windows, pages) = pages(&reader, "/api/v1/ledger/windows", 2).await?;
+        let (windows, pages) = reader.pages("/api/v1/ledger/windows", 2).await?;
         assert!(windows.len() >= 4 && pages > 1, "{windows:?}");
         let key = |window: &Value| (window["epoch"].to_string(), window["seq"].to_string());
         let mut keys: Vec<_> = windows.iter().map(key).collect();

@@ -10,6 +10,7 @@
 
 mod api;
 mod audit;
+mod audit_trail;
 mod backends;
 mod bodies;
 mod cli;
@@ -23,6 +24,7 @@ mod hostile_graph;
 mod hostile_guests;
 mod js;
 mod keys;
+mod lists;
 mod logs;
 mod new;
 mod ocr;
@@ -41,5 +43,6 @@ mod schemathesis;
 mod storage;
 mod timeouts;
 mod tls;
+mod usage;
 mod v2;
 mod vad;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use domain::{DType, Name, Outcome, TenantId, Tensor};
+use db::{Actor, Cut, ReceiptFilter};
+use domain::{DType, KeyId, Name, Outcome, Role, TenantId, Tensor};
 use energy::{ActivityProbe, ScriptHandle, ScriptedMeter};
 use runtime::CompilerCommand;
 use serde_json::json;
@@ -34,6 +35,10 @@ struct Running {
 }
 
 const TENANT: TenantId = TenantId(Uuid::from_u128(0xacac));
+const MANAGER: Actor = Actor::Key {
+    id: KeyId(Uuid::from_u128(0x3e)),
+    role: Role::TenantManage,
+};
 
 impl Node {
     fn new() -> anyhow::Result<Self> {
@@ -130,9 +135,9 @@ impl Running {
             let mut tx = app.db.admin_tx().await?;
             tx.tenant_insert(TENANT, &"acacia".parse()?).await?;
             tx.commit().await?;
-            publish::component(app, TENANT, echo(), guests::guest("echo")?.into()).await?;
+            publish::component(app, MANAGER, TENANT, echo(), guests::guest("echo")?.into()).await?;
             let spec = serde_json::from_value(json!({ "component": { "name": "echo" } }))?;
-            deploy::release(app, TENANT, &echo(), spec, true).await?;
+            deploy::release(app, MANAGER, TENANT, &echo(), spec, true).await?;
             anyhow::Ok(())
         })
     }
@@ -191,7 +196,13 @@ impl Running {
         let (findings, calls) = threads.block_on(async {
             tasks.drain(&app).await;
             let findings = audit::ledger(&app).await?;
-            let receipts = app.db.tenant_tx(TENANT).await?.receipts_list(None, 500).await?;
+            let receipts = app
+                .db
+                .tenant_tx(TENANT)
+                .await?
+                .receipts_list(&ReceiptFilter::default(), &Cut::first(500))
+                .await?
+                .items;
             ensure!(receipts.iter().all(|receipt| receipt.complete), "{receipts:#?}");
             let calls = receipts
                 .iter()
@@ -261,7 +272,7 @@ fn a_boot_between_two_runs_is_two_postings_and_no_gap() -> anyhow::Result<()> {
     let (gaps, rest) = host.threads.block_on(async {
         let mut tx = host.app.db.billing_tx().await?;
         let gaps = tx.ledger_gap().await?;
-        let windows = tx.windows(None, 500).await?;
+        let windows = tx.windows(&Cut::first(500)).await?.items;
         let of_epoch = windows.iter().filter(|window| window.key.epoch == epoch);
         anyhow::Ok((
             gaps,

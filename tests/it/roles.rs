@@ -44,9 +44,12 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/deployments/{name}", READ),
     ("DELETE", "/api/v1/deployments/{name}", MANAGE),
     ("POST", "/api/v1/deployments/{name}/releases", MANAGE),
+    ("GET", "/api/v1/deployments/{name}/releases", READ),
     ("GET", "/api/v1/deployments/{name}/releases/{number}", READ),
     ("GET", "/api/v1/receipts", BELONGS),
     ("GET", "/api/v1/receipts/{id}", BELONGS),
+    ("GET", "/api/v1/usage", USAGE),
+    ("GET", "/api/v1/audit", TRAIL),
     ("GET", "/api/v1/ledger/balances", AUDIT),
     ("GET", "/api/v1/ledger/check", AUDIT),
     ("GET", "/api/v1/ledger/windows", AUDIT),
@@ -74,6 +77,8 @@ const ANYONE: &str = "+++++++++";
 const ADMIN: &str = "1+33333s1";
 const AUDIT: &str = "1+++333s1";
 const BELONGS: &str = "1333+++s1";
+const USAGE: &str = "1++++3+s1";
+const TRAIL: &str = "1+3++3+s1";
 const READ: &str = "1333+3+s1";
 const INVOKE: &str = "1333++3s1";
 const MANAGE: &str = "1333+33s1";

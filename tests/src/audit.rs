@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use db::Cut;
 use journal::Journal;
 use wattle::app::App;
 
@@ -33,14 +34,16 @@ pub async fn ledger(app: &Arc<App>) -> anyhow::Result<Vec<String>> {
     if tx.default_rows().await? > 0 {
         findings.push("rows in a default partition".into());
     }
-    let mut cursor = None;
+    let usage_mismatches = tx.usage_mismatches().await?;
+    if usage_mismatches > 0 {
+        findings.push(format!(
+            "{usage_mismatches} hours of usage are not what their lines sum up to"
+        ));
+    }
+    let mut cut = Cut::first(500);
     loop {
-        let page = tx.windows(cursor, 500).await?;
-        let Some(last) = page.last() else {
-            return Ok(findings);
-        };
-        cursor = Some(last.id);
-        for window in page {
+        let page = tx.windows(&cut).await?;
+        for window in page.items {
             match tx.posting_get(window.key).await? {
                 None => findings.push(format!("posting {} is gone", window.key)),
                 Some(posting) => {
@@ -49,6 +52,10 @@ pub async fn ledger(app: &Arc<App>) -> anyhow::Result<Vec<String>> {
                     }
                 }
             }
+        }
+        cut.after = page.next;
+        if cut.after.is_none() {
+            return Ok(findings);
         }
     }
 }

@@ -161,6 +161,24 @@ impl Client {
         self.send(self.request(Method::GET, path)).await
     }
 
+    /// All items of a list, `limit` a page, and the number of pages.
+    pub async fn pages(&self, path: &str, limit: usize) -> anyhow::Result<(Vec<Value>, usize)> {
+        let and = if path.contains('?') { '&' } else { '?' };
+        let (mut all, mut pages, mut cursor) = (Vec::new(), 0, String::new());
+        loop {
+            let page = self.get(&format!("{path}{and}limit={limit}{cursor}")).await?;
+            let page = page.expect(200)?;
+            let items = page["items"].as_array().context("items")?;
+            ensure!(items.len() <= limit, "{} items on a page of {limit}", items.len());
+            all.extend(items.iter().cloned());
+            pages += 1;
+            match &page["next"] {
+                Value::Null => return Ok((all, pages)),
+                next => cursor = format!("&cursor={}", next.as_str().context("a cursor is opaque text")?),
+            }
+        }
+    }
+
     /// DELETE.
     pub async fn delete(&self, path: &str) -> anyhow::Result<Answer> {
         self.send(self.request(Method::DELETE, path)).await

@@ -117,6 +117,8 @@ pub struct LedgerCheck {
     pub breaks: u64,
     /// Postings in which receipts and transfers of a release have different sums.
     pub mismatches: u64,
+    /// Hours of usage that are not what their receipt lines sum up to.
+    pub usage_mismatches: u64,
     /// Postings that do not name the hash of the one before them.
     pub chain_breaks: u64,
     /// Sealed windows.

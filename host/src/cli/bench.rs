@@ -204,7 +204,7 @@ async fn settle(client: &Client, receipts: &[String]) -> anyhow::Result<Settled>
     }
     let (mut settled, mut cursor) = (Settled::default(), None);
     loop {
-        let (page, next) = client.page("/api/v1/receipts", cursor.as_deref()).await?;
+        let (page, next) = client.page("/api/v1/receipts", &[], cursor.as_deref()).await?;
         for receipt in &page {
             let ours = receipt["id"].as_str().is_some_and(|id| wanted.contains(id));
             // Only what is final has it.

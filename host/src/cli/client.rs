@@ -121,9 +121,19 @@ impl Client {
 
     /// The items at `path`: the first `limit` over as many pages as it takes, or all.
     pub async fn list(&self, path: &str, limit: Option<usize>) -> anyhow::Result<Vec<Value>> {
+        self.filtered(path, &[], limit).await
+    }
+
+    /// The items at `path` that the filters which have a value leave in.
+    pub async fn filtered(
+        &self,
+        path: &str,
+        filters: &[(&str, Option<String>)],
+        limit: Option<usize>,
+    ) -> anyhow::Result<Vec<Value>> {
         let (mut items, mut cursor) = (Vec::new(), None);
         loop {
-            let (page, next) = self.page(path, cursor.as_deref()).await?;
+            let (page, next) = self.page(path, filters, cursor.as_deref()).await?;
             items.extend(page);
             cursor = next;
             if cursor.is_none() || limit.is_some_and(|limit| items.len() >= limit) {
@@ -137,9 +147,13 @@ impl Client {
     pub async fn page(
         &self,
         path: &str,
+        filters: &[(&str, Option<String>)],
         cursor: Option<&str>,
     ) -> anyhow::Result<(Vec<Value>, Option<String>)> {
-        let query: Vec<_> = cursor.iter().map(|cursor| ("cursor", *cursor)).collect();
+        let filters = filters
+            .iter()
+            .filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+        let query: Vec<_> = filters.chain(cursor.map(|cursor| ("cursor", cursor))).collect();
         let page = read(path, self.send(self.request(Method::GET, path, &query)?).await?).await?;
         let page: Page = typed(path, page)?;
         Ok((page.items, page.next))

@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::client::Client;
 use super::output::{self, Column, Style};
+use super::spec;
 use crate::config::default_data_dir;
 use crate::keys::write_recovery;
 
@@ -28,11 +29,21 @@ pub enum KeyCommand {
         #[arg(long)]
         tenant: Option<TenantId>,
         /// When it ends to be valid, such as 2027-01-31T00:00:00Z.
-        #[arg(long, value_name = "RFC3339", value_parser = instant)]
+        #[arg(long, value_name = "RFC3339", value_parser = spec::instant)]
         expires_at: Option<OffsetDateTime>,
     },
-    /// All keys, without their secrets.
-    List,
+    /// Keys, without their secrets.
+    List {
+        /// Only this tenant's.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Only those of this role.
+        #[arg(long)]
+        role: Option<Role>,
+        /// Only those that are revoked, or only those that are not.
+        #[arg(long, value_name = "true|false")]
+        revoked: Option<bool>,
+    },
     /// On the host's machine, when every admin key is lost: write a key that makes one new admin key.
     Recover {
         /// The host's data directory [default: /var/lib/wattle as root, else ./.wattle].
@@ -44,10 +55,6 @@ pub enum KeyCommand {
         /// The key's id.
         id: KeyId,
     },
-}
-
-fn instant(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|error| error.to_string())
 }
 
 /// Does it.
@@ -72,8 +79,17 @@ pub async fn run(command: KeyCommand, client: &Client, json: bool) -> anyhow::Re
             );
             Ok(())
         }
-        KeyCommand::List => {
-            let keys = client.list("/api/v1/keys", None).await?;
+        KeyCommand::List {
+            tenant,
+            role,
+            revoked,
+        } => {
+            let filters = [
+                ("tenant", tenant.map(|tenant| tenant.to_string())),
+                ("role", role.map(|role| role.to_string())),
+                ("revoked", revoked.map(|revoked| revoked.to_string())),
+            ];
+            let keys = client.filtered("/api/v1/keys", &filters, None).await?;
             let columns = [
                 Column("name", "/name", Style::Text),
                 Column("role", "/role", Style::Text),

@@ -4,6 +4,7 @@
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
 mod api;
+mod audit;
 mod bench;
 mod body;
 mod client;
@@ -24,6 +25,7 @@ mod output;
 mod receipt;
 mod spec;
 mod tenant;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -104,6 +106,10 @@ pub enum Command {
     Invoke(invoke::InvokeArgs),
     /// What a call used and what it cost.
     Receipt(receipt::ReceiptArgs),
+    /// What was used, over time and by deployment.
+    Usage(usage::UsageArgs),
+    /// Who did what.
+    Audit(audit::AuditArgs),
     /// The books: joules and fuel by account, and whether they balance.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
@@ -205,6 +211,8 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
+        Command::Usage(args) => usage::run(args, &client, common.json).await?,
+        Command::Audit(args) => audit::run(args, &client, common.json).await?,
         Command::Bench(args) => bench::run(args, &common).await?,
         // `dispatch` has taken them.
         Command::Serve(_)

@@ -1,11 +1,13 @@
 //! `wattle receipt`
 
 use clap::{Args, Subcommand};
-use domain::InvocationId;
+use domain::{InvocationId, Name, Outcome};
+use time::OffsetDateTime;
 
 use super::api::{Receipt, Work};
 use super::client::{Client, typed};
 use super::output::{self, Column, Style, bytes, energy, grouped, millis, say};
+use super::spec;
 
 /// Shows one receipt, or lists the latest; needs a key of the tenant.
 #[derive(Args, Debug)]
@@ -24,16 +26,38 @@ enum ReceiptCommand {
         /// How many.
         #[arg(long, default_value_t = 20)]
         limit: usize,
+        #[command(flatten)]
+        which: Which,
     },
+}
+
+/// Which receipts.
+#[derive(Args, Debug, Default)]
+struct Which {
+    /// Only this deployment's.
+    #[arg(long)]
+    deployment: Option<Name>,
+    /// Only calls of this kind: infer, publish or deploy.
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only calls that ended so, such as ok or trapped.
+    #[arg(long)]
+    outcome: Option<Outcome>,
+    /// Only calls from then on, such as 2027-01-31T00:00:00Z.
+    #[arg(long, value_name = "RFC3339", value_parser = spec::instant)]
+    from: Option<OffsetDateTime>,
+    /// Only calls before.
+    #[arg(long, value_name = "RFC3339", value_parser = spec::instant)]
+    to: Option<OffsetDateTime>,
 }
 
 /// Does it.
 pub async fn run(args: ReceiptArgs, client: &Client, json: bool) -> anyhow::Result<()> {
-    if let Some(ReceiptCommand::List { limit }) = args.command {
-        return list(client, limit, json).await;
+    if let Some(ReceiptCommand::List { limit, which }) = args.command {
+        return list(client, limit, which, json).await;
     }
     let Some(id) = args.id else {
-        return list(client, 20, json).await;
+        return list(client, 20, Which::default(), json).await;
     };
     let path = format!("/api/v1/receipts/{id}");
     let value = client.get(&path).await?;
@@ -43,8 +67,18 @@ pub async fn run(args: ReceiptArgs, client: &Client, json: bool) -> anyhow::Resu
     show(&typed(&path, value)?)
 }
 
-async fn list(client: &Client, limit: usize, json: bool) -> anyhow::Result<()> {
-    let receipts = client.list("/api/v1/receipts", Some(limit)).await?;
+async fn list(client: &Client, limit: usize, which: Which, json: bool) -> anyhow::Result<()> {
+    let filters = [
+        ("deployment", which.deployment.map(|name| name.to_string())),
+        ("kind", which.kind),
+        (
+            "outcome",
+            which.outcome.map(|outcome| outcome.as_str().to_owned()),
+        ),
+        ("from", which.from.map(spec::rfc3339).transpose()?),
+        ("to", which.to.map(spec::rfc3339).transpose()?),
+    ];
+    let receipts = client.filtered("/api/v1/receipts", &filters, Some(limit)).await?;
     let columns = [
         Column("receipt", "/id", Style::Text),
         Column("kind", "/kind", Style::Text),

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use domain::{Digest, Limits, Name};
 use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// `NAME[@sha256:…]`: a component or graph, newest or pinned.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,6 +146,16 @@ pub fn named<'a>(text: &'a str, form: &str) -> Result<(&'a str, &'a str), String
     text.split_once('=')
         .filter(|(name, _)| !name.is_empty())
         .ok_or_else(|| format!("write {form}"))
+}
+
+/// An instant such as `2027-01-31T00:00:00Z`.
+pub fn instant(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|error| error.to_string())
+}
+
+/// An instant as [`instant`] reads it.
+pub fn rfc3339(at: OffsetDateTime) -> Result<String, time::error::Format> {
+    at.format(&Rfc3339)
 }
 
 #[cfg(test)]

@@ -15,8 +15,12 @@ pub enum TenantCommand {
         /// Its name.
         name: Name,
     },
-    /// All tenants.
-    List,
+    /// Tenants by name.
+    List {
+        /// Only those of this status: active, suspended or closed.
+        #[arg(long)]
+        status: Option<String>,
+    },
 }
 
 /// Does it.
@@ -33,8 +37,10 @@ pub async fn run(command: TenantCommand, client: &Client, json: bool) -> anyhow:
                 "next: wattle key create {name}-manage --role tenant:manage --tenant {id}"
             ))?)
         }
-        TenantCommand::List => {
-            let tenants = client.list("/api/v1/tenants", None).await?;
+        TenantCommand::List { status } => {
+            let tenants = client
+                .filtered("/api/v1/tenants", &[("status", status)], None)
+                .await?;
             let columns = [
                 Column("name", "/name", Style::Text),
                 Column("id", "/id", Style::Text),

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use db::{DbError, GraphRef, ReleaseSpec};
+use db::{Action, Actor, DbError, GraphRef, ReleaseSpec};
 use domain::posting::CallKind;
 use domain::{BackendChoice, Digest, Limits, Name, Signature, TenantId, UsageCell};
 use runtime::Failure;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::invoke::invocation;
@@ -58,6 +59,7 @@ const SETTINGS_BYTES: usize = 64 << 10;
 /// is refused.
 pub async fn release(
     app: &Arc<App>,
+    actor: Actor,
     tenant: TenantId,
     deployment: &Name,
     spec: Spec,
@@ -72,7 +74,7 @@ pub async fn release(
     };
     let _place = app.admission.place(tenant, deployment, &limits).await?;
     let ((spec, body, bytes), recorded) = prove(app, tenant, deployment, resolved).await?;
-    let stored = store(app, tenant, deployment, &spec, first).await;
+    let stored = store(app, actor, tenant, deployment, &spec, first).await;
     let (row, recorded) = recorded.with(stored)?;
     app.releases.adopt(tenant, row.clone(), body, bytes);
     Ok((row, recorded))
@@ -80,15 +82,22 @@ pub async fn release(
 
 async fn store(
     app: &App,
+    actor: Actor,
     tenant: TenantId,
     deployment: &Name,
     spec: &ReleaseSpec,
     first: bool,
 ) -> Result<Arc<db::Release>, Error> {
     let mut tx = app.db.tenant_tx(tenant).await?;
-    let number = match first {
-        true => tx.deployment_create(deployment, spec).await,
-        false => tx.release_insert(deployment, spec).await,
+    let (number, action) = match first {
+        true => (
+            tx.deployment_create(deployment, spec).await,
+            Action::DeploymentCreate,
+        ),
+        false => (
+            tx.release_insert(deployment, spec).await,
+            Action::DeploymentRelease,
+        ),
     };
     let number = number.map_err(|error| match error {
         DbError::Conflict { .. } => Error::Exists {
@@ -98,6 +107,8 @@ async fn store(
         DbError::NotFound(_) => Error::not_found("deployment", deployment),
         other => other.into(),
     })?;
+    tx.audit(actor, action, deployment, json!({ "release": number }))
+        .await?;
     tx.commit().await?;
     app.releases.ask_again();
     app.releases.row(app, tenant, deployment, Some(number)).await

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use db::{Action, Actor};
 use domain::posting::CallKind;
 use domain::{Digest, Name, Outcome, TenantId, UsageCell};
 use inference::LoadError;
 use runtime::{CompileError, InspectError, UploadCaps};
+use serde_json::json;
 
 use super::Error;
 use super::metered::{Recorded, call, metered};
@@ -26,6 +28,7 @@ pub struct Published<Row> {
 /// Inspects, compiles and keeps a component; the tenant pays for the work also when it is refused.
 pub async fn component(
     app: &Arc<App>,
+    actor: Actor,
     tenant: TenantId,
     name: Name,
     upload: Bytes,
@@ -45,6 +48,8 @@ pub async fn component(
         let mut tx = app.db.tenant_tx(tenant).await?;
         room(app, &mut tx, digest, bytes).await?;
         let stored = tx.component_revision_insert(&name, digest, bytes).await?;
+        let details = json!({ "revision": digest, "bytes": bytes, "new": stored.1 });
+        tx.audit(actor, Action::ComponentUpload, &name, details).await?;
         tx.commit().await?;
         Ok(stored)
     };
@@ -94,6 +99,7 @@ const ENCODING: &str = "onnx";
 /// Loads a graph once, to know that it loads and what it takes, and keeps it.
 pub async fn graph(
     app: &Arc<App>,
+    actor: Actor,
     tenant: TenantId,
     name: Name,
     upload: Bytes,
@@ -117,6 +123,8 @@ pub async fn graph(
         let stored = tx
             .graph_version_insert(&name, digest, bytes, ENCODING, loaded.signature())
             .await?;
+        let details = json!({ "version": digest, "bytes": bytes, "new": stored.1 });
+        tx.audit(actor, Action::GraphUpload, &name, details).await?;
         tx.commit().await?;
         Ok(stored)
     };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use domain::{KeyId, Role, TenantId};
+use db::Actor;
+use domain::{Role, TenantId};
 
 use crate::app::App;
 use crate::flow::Error;
@@ -13,10 +14,8 @@ use crate::flow::Error;
 /// The holder of a valid key.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// The key.
-    pub key: KeyId,
-    /// What it may do.
-    pub role: Role,
+    /// The key, and what it may do.
+    pub actor: Actor,
     /// Whose it is, for the tenant roles.
     pub tenant: Option<TenantId>,
 }
@@ -47,7 +46,7 @@ impl Principal {
 
     /// Refuses all but admins.
     pub fn administers(&self) -> Result<(), Error> {
-        if self.role == Role::Admin {
+        if self.actor.role() == Role::Admin {
             Ok(())
         } else {
             Err(Error::Forbidden("admin"))
@@ -56,7 +55,7 @@ impl Principal {
 
     /// Refuses those who may not read the ledger.
     pub fn audits(&self) -> Result<(), Error> {
-        let may = matches!(self.role, Role::Admin | Role::Billing | Role::Auditor);
+        let may = matches!(self.actor.role(), Role::Admin | Role::Billing | Role::Auditor);
         if may {
             Ok(())
         } else {
@@ -64,8 +63,24 @@ impl Principal {
         }
     }
 
+    /// Whose rows it may see of those that are asked for: its own tenant's, or everyone's (none) with one of
+    /// `roles`.
+    pub fn sees(&self, roles: &[Role], asked: Option<TenantId>) -> Result<Option<TenantId>, Error> {
+        if roles.contains(&self.actor.role()) {
+            return Ok(None);
+        }
+        let own = self.reads()?;
+        match asked {
+            Some(other) if other != own => {
+                let message = "a tenant's key sees its own tenant only: leave it out";
+                Err(Error::invalid("tenant", message))
+            }
+            _ => Ok(Some(own)),
+        }
+    }
+
     fn of_tenant(&self, roles: &[Role], needed: &'static str) -> Result<TenantId, Error> {
-        let tenant = self.tenant.filter(|_| roles.contains(&self.role));
+        let tenant = self.tenant.filter(|_| roles.contains(&self.actor.role()));
         tenant.ok_or(Error::Forbidden(needed))
     }
 }

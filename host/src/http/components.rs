@@ -14,9 +14,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::extract::Path;
+use super::extract::{Path, Query};
+use super::page::{Page, Part, Prefixed};
 use super::refusals::{Keyed, Named, Running, Uploading};
-use super::{Charged, Items, Shared, listed, named, schema, uploads};
+use super::{Charged, Shared, named, schema, uploads};
 use crate::app::App;
 use crate::flow::{Error, publish};
 
@@ -84,27 +85,37 @@ impl From<db::Revision> for Revision {
 /// List components
 #[utoipa::path(
     get, path = "/api/v1/components", tag = "components",
-    responses((status = 200, body = Items<Component>, description = "The tenant's components."), Keyed)
+    params(Prefixed),
+    responses((status = 200, body = Page<Component>, description = "The tenant's components, by name."), Keyed)
 )]
-async fn list_components(State(app): Shared, principal: Principal) -> Result<Json<Items<Component>>, Error> {
+async fn list_components(
+    State(app): Shared,
+    principal: Principal,
+    Query(asked): Query<Prefixed>,
+) -> Result<Json<Page<Component>>, Error> {
     let mut tx = app.db.tenant_tx(principal.reads()?).await?;
-    Ok(listed(tx.components_list().await?))
+    let listing = asked.of("components")?;
+    let rows = tx.components_list(asked.prefix.as_ref(), &listing.cut).await?;
+    Ok(listing.page(rows))
 }
 
 /// List a component's revisions
 #[utoipa::path(
     get, path = "/api/v1/components/{name}/revisions", tag = "components",
-    params(("name" = schema::Name, Path, description = "The component's name.")),
-    responses((status = 200, body = Items<Revision>, description = "Its revisions, the newest first."), Keyed, Named)
+    params(("name" = schema::Name, Path, description = "The component's name."), Part),
+    responses((status = 200, body = Page<Revision>, description = "Its revisions, the newest first."), Keyed, Named)
 )]
 async fn list_revisions(
     State(app): Shared,
     principal: Principal,
     Path(name): Path<String>,
-) -> Result<Json<Items<Revision>>, Error> {
-    let name = named(&name)?;
+    Query(asked): Query<Part>,
+) -> Result<Json<Page<Revision>>, Error> {
     let mut tx = app.db.tenant_tx(principal.reads()?).await?;
-    uploads::all("component", &name, tx.revisions_list(&name).await?)
+    let name = named(&name)?;
+    let listing = asked.of(format!("components/{name}"))?;
+    let rows = tx.revisions_list(&name, &listing.cut).await?;
+    uploads::some("component", &name, &listing, rows)
 }
 
 /// Upload a component

@@ -7,19 +7,22 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use db::Action;
 use domain::{BackendChoice, Digest, Limits, Name, Placement, Signature};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::extract::Path;
+use super::extract::{Path, Query};
 use super::json::Object;
+use super::page::{Page, Part, Prefixed};
 use super::problem::cost;
 use super::refusals::{Bodied, Keyed, Named, Running, Taken};
-use super::{Charged, Items, Shared, body, json, listed, named, schema};
+use super::{Charged, Shared, body, json, named, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::deploy::{Pick, Spec, release};
@@ -29,7 +32,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_deployments, create_deployment))
         .routes(routes!(get_deployment, delete_deployment))
-        .routes(routes!(create_release))
+        .routes(routes!(list_releases, create_release))
         .routes(routes!(get_release))
 }
 
@@ -111,14 +114,20 @@ struct GraphRef {
 
 impl From<&db::Release> for Release {
     fn from(row: &db::Release) -> Self {
-        let spec = row.spec.clone();
+        row.clone().into()
+    }
+}
+
+impl From<db::Release> for Release {
+    fn from(row: db::Release) -> Self {
+        let spec = row.spec;
         let graph = |graph: db::GraphRef| GraphRef {
             name: graph.name,
             version: graph.version,
             placement: graph.placement,
         };
         Self {
-            name: row.deployment.clone(),
+            name: row.deployment,
             release: row.number,
             component: spec
                 .component
@@ -140,14 +149,18 @@ impl From<&db::Release> for Release {
 /// List deployments
 #[utoipa::path(
     get, path = "/api/v1/deployments", tag = "deployments",
-    responses((status = 200, body = Items<Deployment>, description = "The tenant's deployments."), Keyed)
+    params(Prefixed),
+    responses((status = 200, body = Page<Deployment>, description = "The tenant's deployments, by name."), Keyed)
 )]
 async fn list_deployments(
     State(app): Shared,
     principal: Principal,
-) -> Result<Json<Items<Deployment>>, Error> {
+    Query(asked): Query<Prefixed>,
+) -> Result<Json<Page<Deployment>>, Error> {
     let mut tx = app.db.tenant_tx(principal.reads()?).await?;
-    Ok(listed(tx.deployments_list().await?))
+    let listing = asked.of("deployments")?;
+    let rows = tx.deployments_list(asked.prefix.as_ref(), &listing.cut).await?;
+    Ok(listing.page(rows))
 }
 
 /// What a deployment is to run.
@@ -274,7 +287,7 @@ async fn create_deployment(
         limits,
         backend,
     };
-    let (row, recorded) = release(&app, tenant, &name, what.try_into()?, true).await?;
+    let (row, recorded) = release(&app, principal.actor, tenant, &name, what.try_into()?, true).await?;
     Ok(released(&row, &recorded))
 }
 
@@ -316,9 +329,34 @@ async fn delete_deployment(
         db::DbError::NotFound(_) => Error::not_found("deployment", &name),
         other => other.into(),
     })?;
+    tx.audit(principal.actor, Action::DeploymentHide, &name, json!({}))
+        .await?;
     tx.commit().await?;
     app.releases.forget(tenant, &name);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// List a deployment's releases
+#[utoipa::path(
+    get, path = "/api/v1/deployments/{name}/releases", tag = "deployments",
+    params(("name" = schema::Name, Path, description = "The deployment's name."), Part),
+    responses((status = 200, body = Page<Release>, description = "Its releases, the newest first."), Keyed, Named)
+)]
+async fn list_releases(
+    State(app): Shared,
+    principal: Principal,
+    Path(name): Path<String>,
+    Query(asked): Query<Part>,
+) -> Result<Json<Page<Release>>, Error> {
+    let mut tx = app.db.tenant_tx(principal.reads()?).await?;
+    let name = named(&name)?;
+    let listing = asked.of(format!("deployments/{name}"))?;
+    let rows = tx.releases_list(&name, &listing.cut).await?;
+    match rows.items.is_empty() && listing.cut.after.is_none() {
+        // A deployment has at least one.
+        true => Err(Error::not_found("deployment", &name)),
+        false => Ok(listing.page(rows)),
+    }
 }
 
 /// Make a release
@@ -343,7 +381,7 @@ async fn create_release(
     let name = named(&name)?;
     let _turn = app.admission.turn(tenant).await?;
     let what: NewRelease = body.read().await?;
-    let (row, recorded) = release(&app, tenant, &name, what.try_into()?, false).await?;
+    let (row, recorded) = release(&app, principal.actor, tenant, &name, what.try_into()?, false).await?;
     Ok(released(&row, &recorded))
 }
 

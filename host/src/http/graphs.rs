@@ -14,9 +14,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::extract::Path;
+use super::extract::{Path, Query};
+use super::page::{Page, Part, Prefixed};
 use super::refusals::{Keyed, Named, Running, Uploading};
-use super::{Charged, Items, Shared, listed, named, schema, uploads};
+use super::{Charged, Shared, named, schema, uploads};
 use crate::app::App;
 use crate::flow::{Error, publish};
 
@@ -92,27 +93,37 @@ impl From<db::GraphVersion> for GraphVersion {
 /// List graphs
 #[utoipa::path(
     get, path = "/api/v1/graphs", tag = "graphs",
-    responses((status = 200, body = Items<Graph>, description = "The tenant's graphs."), Keyed)
+    params(Prefixed),
+    responses((status = 200, body = Page<Graph>, description = "The tenant's graphs, by name."), Keyed)
 )]
-async fn list_graphs(State(app): Shared, principal: Principal) -> Result<Json<Items<Graph>>, Error> {
+async fn list_graphs(
+    State(app): Shared,
+    principal: Principal,
+    Query(asked): Query<Prefixed>,
+) -> Result<Json<Page<Graph>>, Error> {
     let mut tx = app.db.tenant_tx(principal.reads()?).await?;
-    Ok(listed(tx.graphs_list().await?))
+    let listing = asked.of("graphs")?;
+    let rows = tx.graphs_list(asked.prefix.as_ref(), &listing.cut).await?;
+    Ok(listing.page(rows))
 }
 
 /// List a graph's versions
 #[utoipa::path(
     get, path = "/api/v1/graphs/{name}/versions", tag = "graphs",
-    params(("name" = schema::Name, Path, description = "The graph's name.")),
-    responses((status = 200, body = Items<GraphVersion>, description = "Its versions, the newest first."), Keyed, Named)
+    params(("name" = schema::Name, Path, description = "The graph's name."), Part),
+    responses((status = 200, body = Page<GraphVersion>, description = "Its versions, the newest first."), Keyed, Named)
 )]
 async fn list_versions(
     State(app): Shared,
     principal: Principal,
     Path(name): Path<String>,
-) -> Result<Json<Items<GraphVersion>>, Error> {
-    let name = named(&name)?;
+    Query(asked): Query<Part>,
+) -> Result<Json<Page<GraphVersion>>, Error> {
     let mut tx = app.db.tenant_tx(principal.reads()?).await?;
-    uploads::all("graph", &name, tx.graph_versions_list(&name).await?)
+    let name = named(&name)?;
+    let listing = asked.of(format!("graphs/{name}"))?;
+    let rows = tx.graph_versions_list(&name, &listing.cut).await?;
+    uploads::some("graph", &name, &listing, rows)
 }
 
 /// Upload a graph

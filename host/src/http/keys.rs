@@ -5,17 +5,20 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use db::{Action, KeyFilter};
 use domain::{KeyId, Role, TenantId};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use time::{OffsetDateTime, UtcOffset};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::extract::Path;
+use super::extract::{Path, Query};
+use super::page::{Page, asked};
 use super::refusals::{Bodied, Keyed, Named};
-use super::{Items, Shared, body, json, listed, schema};
+use super::{Shared, body, json, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::keys::Secret;
@@ -74,14 +77,42 @@ struct MintedKey {
     secret: String,
 }
 
+asked! {
+    /// Which keys.
+    pub struct Asked {
+        /// Only those of this tenant.
+        #[param(value_type = Option<Uuid>)]
+        tenant: Option<TenantId>,
+        /// Only those of this role.
+        #[param(value_type = Option<schema::Role>)]
+        role: Option<Role>,
+        /// Only those that are revoked, or only those that are not.
+        revoked: Option<bool>,
+    }
+}
+
 /// List keys
+///
+/// The oldest first.
 #[utoipa::path(
     get, path = "/api/v1/keys", tag = "keys",
-    responses((status = 200, body = Items<Key>, description = "All keys, also those that no longer work."), Keyed)
+    params(Asked),
+    responses((status = 200, body = Page<Key>, description = "Keys, also those that no longer work."), Keyed)
 )]
-async fn list_keys(State(app): Shared, principal: Principal) -> Result<Json<Items<Key>>, Error> {
+async fn list_keys(
+    State(app): Shared,
+    principal: Principal,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Page<Key>>, Error> {
     principal.administers()?;
-    Ok(listed(app.db.admin_tx().await?.keys_list().await?))
+    let listing = asked.of("keys")?;
+    let filter = KeyFilter {
+        tenant: asked.tenant,
+        role: asked.role,
+        revoked: asked.revoked,
+    };
+    let rows = app.db.admin_tx().await?.keys_list(&filter, &listing.cut).await?;
+    Ok(listing.page(rows))
 }
 
 /// A key that is to be.
@@ -165,6 +196,9 @@ async fn create_key(
         expires_at: new.expires_at,
     };
     let key = tx.key_insert(&row).await?;
+    let details = json!({ "name": key.name, "role": key.role });
+    tx.audit(principal.actor, key.tenant, Action::KeyCreate, key.id, details)
+        .await?;
     if new.role == Role::Admin {
         app.keys.recovered()?;
     }
@@ -193,10 +227,12 @@ async fn revoke_key(
     let missing = || Error::not_found("key", &id);
     let key = id.parse().map_err(|_| missing())?;
     let mut tx = app.db.admin_tx().await?;
-    tx.key_revoke(key).await.map_err(|error| match error {
+    let tenant = tx.key_revoke(key).await.map_err(|error| match error {
         db::DbError::NotFound(_) => missing(),
         other => other.into(),
     })?;
+    tx.audit(principal.actor, tenant, Action::KeyRevoke, key, json!({}))
+        .await?;
     tx.commit().await?;
     app.keys.ask_again();
     Ok(StatusCode::NO_CONTENT)

@@ -7,17 +7,18 @@ use axum::extract::State;
 use domain::energy::Provenance;
 use domain::posting::{PostingKind, Unit};
 use domain::{Digest, Epoch, NodeId, TenantId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use time::OffsetDateTime;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::auth::Principal;
 use super::extract::Query;
+use super::page::{Page, Part};
 use super::refusals::Keyed;
-use super::{Items, Page, Shared, listed, schema};
+use super::{Items, Shared, listed, schema};
 use crate::app::App;
 use crate::flow::Error;
 
@@ -70,6 +71,8 @@ struct Check {
     breaks: u64,
     /// Deployments of a window whose receipts and transfers differ, at most 100: 0 in a sound ledger.
     mismatches: usize,
+    /// Hours of usage that are not what their receipt lines sum up to: 0 in a sound ledger.
+    usage_mismatches: u64,
     /// Postings whose hash is not that of what stands in them, at most 100: 0 in a sound ledger.
     chain_breaks: usize,
     /// How many windows there are.
@@ -176,12 +179,14 @@ async fn check_ledger(State(app): Shared, principal: Principal) -> Result<Json<C
     let gaps = tx.ledger_gap().await?;
     let tenants = tx.receipts_vs_transfers().await?;
     let mismatches = tx.receipt_mismatches(100).await?.len();
+    let usage_mismatches = tx.usage_mismatches().await?;
     let chain_breaks = tx.chain_breaks(100).await?.len();
     Ok(Json(Check {
         // Gaps of different roots must not cancel out.
         gap_uj: gaps.iter().map(|gap| gap.gap_uj.unsigned_abs()).sum(),
         breaks: gaps.iter().map(|gap| gap.breaks).sum(),
         mismatches,
+        usage_mismatches,
         chain_breaks,
         windows: totals.windows,
         energy_uj: totals.energy_uj,
@@ -252,33 +257,21 @@ impl From<db::Window> for Window {
     }
 }
 
-/// Which part of the windows.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Asked {
-    /// The `next` of the page before.
-    cursor: Option<i64>,
-    /// How many rows at most; 50 unless said.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
-}
-
 /// List windows
 ///
-/// Every posting, the newest first.
+/// Every posting, in the order of the ledger.
 #[utoipa::path(
     get, path = "/api/v1/ledger/windows", tag = "ledger",
-    params(Asked),
-    responses((status = 200, body = Page<Window, i64>, description = "A page of them."), Keyed)
+    params(Part),
+    responses((status = 200, body = Page<Window>, description = "A page of them."), Keyed)
 )]
 async fn list_windows(
     State(app): Shared,
     principal: Principal,
-    Query(asked): Query<Asked>,
-) -> Result<Json<Page<Window, i64>>, Error> {
+    Query(asked): Query<Part>,
+) -> Result<Json<Page<Window>>, Error> {
     principal.audits()?;
-    let limit = super::page_limit(asked.limit)?;
-    let rows = app.db.billing_tx().await?.windows(asked.cursor, limit).await?;
-    Ok(Json(Page::of(rows, limit, |row| row.id)))
+    let listing = asked.of("windows")?;
+    let rows = app.db.billing_tx().await?.windows(&listing.cut).await?;
+    Ok(listing.page(rows))
 }

@@ -1,5 +1,6 @@
 //! The HTTP API: the only room that knows axum.
 
+mod audit;
 mod auth;
 mod body;
 mod components;
@@ -12,6 +13,7 @@ mod ledger;
 mod listen;
 mod openapi;
 mod ops;
+mod page;
 mod problem;
 mod receipts;
 mod refusals;
@@ -20,6 +22,7 @@ mod tenants;
 mod tensors;
 mod tls;
 mod uploads;
+mod usage;
 mod v2;
 
 use std::sync::Arc;
@@ -103,29 +106,6 @@ fn listed<Row, View: From<Row>>(rows: Vec<Row>) -> axum::Json<Items<View>> {
     axum::Json(Items { items })
 }
 
-/// A part of a list.
-#[derive(Serialize, ToSchema)]
-struct Page<T, Cursor> {
-    /// The rows of this page.
-    items: Vec<T>,
-    /// The `cursor` of the next page; null after the last one.
-    next: Option<Cursor>,
-}
-
-impl<T, Cursor> Page<T, Cursor> {
-    /// A page of `limit` rows at most; a full one may have a next, which begins after its last row.
-    fn of<Row>(rows: Vec<Row>, limit: u32, cursor: impl Fn(&Row) -> Cursor) -> Self
-    where
-        T: From<Row>,
-    {
-        let next = rows.last().filter(|_| rows.len() as u64 == u64::from(limit));
-        Self {
-            next: next.map(cursor),
-            items: rows.into_iter().map(T::from).collect(),
-        }
-    }
-}
-
 /// What a call made that is charged to its tenant.
 #[derive(Serialize, ToSchema)]
 struct Charged<T> {
@@ -134,12 +114,4 @@ struct Charged<T> {
     /// The id of the receipt: see `/api/v1/receipts/{id}`.
     #[schema(value_type = Uuid)]
     invocation: InvocationId,
-}
-
-/// How many rows a page has.
-fn page_limit(asked: Option<u32>) -> Result<u32, Error> {
-    match asked.unwrap_or(50) {
-        limit @ 1..=500 => Ok(limit),
-        limit => Err(Error::invalid("limit", format!("{limit} rows: ask for 1 to 500"))),
-    }
 }

@@ -18,7 +18,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    components, deployments, graphs, keys, ledger, problem, receipts, refusals, spoken, tenants, v2,
+    audit, components, deployments, graphs, keys, ledger, problem, receipts, refusals, spoken, tenants,
+    usage, v2,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -47,7 +48,9 @@ const PATH: &str = "/api/openapi.json";
         (name = "deployments", description = "What can be called, and its releases. For tenants."),
         (name = "models", description = "Calling deployments, by the Open Inference Protocol (V2)."),
         (name = "receipts", description = "What calls used and cost. For tenants."),
+        (name = "usage", description = "What was used over time."),
         (name = "ledger", description = "The books. For admins, billing and auditors."),
+        (name = "audit", description = "Who did what."),
         (name = "about", description = "The API itself."),
     ),
     components(schemas(problem::Body<'_>, problem::V2Body<'_>)),
@@ -78,7 +81,9 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(deployments::router())
         .merge(v2::router())
         .merge(receipts::router())
+        .merge(usage::router())
         .merge(ledger::router())
+        .merge(audit::router())
         .routes(routes!(get_document))
 }
 

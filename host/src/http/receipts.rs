@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use db::{PostingKey, ReceiptLineRow};
+use db::{PostingKey, ReceiptFilter, ReceiptLineRow};
 use domain::posting::{Call, CallKind};
 use domain::usage::Work;
 use domain::{Epoch, InvocationId, Name, NodeId, Outcome, Usage, usage};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use time::OffsetDateTime;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Principal;
 use super::extract::{Path, Query};
+use super::page::{Page, asked};
 use super::refusals::{Keyed, Named};
-use super::{Page, Shared, schema};
+use super::{Shared, schema};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::live::Pending;
@@ -280,17 +281,25 @@ impl From<db::Receipt> for ReceiptSummary {
     }
 }
 
-/// Which part of the receipts.
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Asked {
-    /// The `next` of the page before.
-    #[param(value_type = Option<Uuid>)]
-    cursor: Option<InvocationId>,
-    /// How many rows at most; 50 unless said.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
+asked! {
+    /// Which receipts.
+    pub struct Asked {
+        /// Only those of this deployment.
+        #[param(value_type = Option<schema::Name>)]
+        deployment: Option<Name>,
+        /// Only those of calls of this kind.
+        #[param(value_type = Option<schema::CallKind>)]
+        kind: Option<CallKind>,
+        /// Only those of calls that ended so.
+        #[param(value_type = Option<schema::Outcome>)]
+        outcome: Option<Outcome>,
+        /// Only those of calls that were accepted then or later.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        from: Option<OffsetDateTime>,
+        /// Only those of calls that were accepted before.
+        #[serde(default, with = "time::serde::rfc3339::option")]
+        to: Option<OffsetDateTime>,
+    }
 }
 
 /// List receipts
@@ -299,16 +308,22 @@ struct Asked {
 #[utoipa::path(
     get, path = "/api/v1/receipts", tag = "receipts",
     params(Asked),
-    responses((status = 200, body = Page<ReceiptSummary, Uuid>, description = "A page of them."), Keyed)
+    responses((status = 200, body = Page<ReceiptSummary>, description = "A page of them."), Keyed)
 )]
 async fn list_receipts(
     State(app): Shared,
     principal: Principal,
     Query(asked): Query<Asked>,
-) -> Result<Json<Page<ReceiptSummary, InvocationId>>, Error> {
-    let tenant = principal.belongs()?;
-    let limit = super::page_limit(asked.limit)?;
-    let mut tx = app.db.tenant_tx(tenant).await?;
-    let rows = tx.receipts_list(asked.cursor, limit).await?;
-    Ok(Json(Page::of(rows, limit, |row| row.invocation)))
+) -> Result<Json<Page<ReceiptSummary>>, Error> {
+    let mut tx = app.db.tenant_tx(principal.belongs()?).await?;
+    let listing = asked.of("receipts")?;
+    let filter = ReceiptFilter {
+        deployment: asked.deployment,
+        kind: asked.kind,
+        outcome: asked.outcome,
+        from: asked.from,
+        to: asked.to,
+    };
+    let rows = tx.receipts_list(&filter, &listing.cut).await?;
+    Ok(listing.page(rows))
 }

@@ -93,6 +93,10 @@ words! {
     CallKind: ["infer", "publish", "deploy"];
     /// What entered the ledger: a window of readings, a share that was moved, or a repair.
     PostingKind: ["window", "allocation", "correction"];
+    /// With what an act was done: a key, the secret of the first start, or that for when every admin key is lost.
+    Actor: ["key", "bootstrap", "recovery"];
+    /// What was done.
+    Action: db::Action::ALL.iter().map(|action| action.as_str());
     /// A unit of account: microjoules, or fuel.
     Unit: ["uj", "fuel"];
     /// How readings came about: from a hardware counter, from a power model, or guessed.

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use db::{Action, TenantFilter, TenantStatus};
 use domain::{Name, TenantId};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Principal;
-use super::extract::Path;
+use super::extract::{Path, Query};
+use super::page::{Page, asked};
 use super::refusals::{Bodied, Keyed, Named, Taken};
-use super::{Items, Shared, body, listed, schema};
+use super::{Shared, body, schema};
 use crate::app::App;
 use crate::flow::Error;
 
@@ -37,7 +40,7 @@ struct Tenant {
     name: Name,
     /// Whether it is served.
     #[schema(value_type = schema::TenantStatus)]
-    status: db::TenantStatus,
+    status: TenantStatus,
     /// Bytes of components and graphs that it may store; null for the host's default.
     storage_max_bytes: Option<u64>,
     /// When it was made.
@@ -57,14 +60,42 @@ impl From<db::Tenant> for Tenant {
     }
 }
 
+asked! {
+    /// Which tenants.
+    pub struct Asked {
+        /// Only those of this status.
+        #[param(value_type = Option<schema::TenantStatus>)]
+        status: Option<TenantStatus>,
+        /// Only those whose names begin so.
+        #[param(value_type = Option<schema::Name>)]
+        prefix: Option<Name>,
+    }
+}
+
 /// List tenants
 #[utoipa::path(
     get, path = "/api/v1/tenants", tag = "tenants",
-    responses((status = 200, body = Items<Tenant>, description = "All tenants."), Keyed)
+    params(Asked),
+    responses((status = 200, body = Page<Tenant>, description = "Tenants, by name."), Keyed)
 )]
-async fn list_tenants(State(app): Shared, principal: Principal) -> Result<Json<Items<Tenant>>, Error> {
+async fn list_tenants(
+    State(app): Shared,
+    principal: Principal,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Page<Tenant>>, Error> {
     principal.administers()?;
-    Ok(listed(app.db.admin_tx().await?.tenants_list().await?))
+    let listing = asked.of("tenants")?;
+    let filter = TenantFilter {
+        status: asked.status,
+        prefix: asked.prefix,
+    };
+    let rows = app
+        .db
+        .admin_tx()
+        .await?
+        .tenants_list(&filter, &listing.cut)
+        .await?;
+    Ok(listing.page(rows))
 }
 
 /// A tenant that is to be.
@@ -102,6 +133,15 @@ async fn create_tenant(
     let mut tx = app.db.admin_tx().await?;
     let inserted = tx.tenant_insert(TenantId(app.clock.mint()), &new.name).await;
     let tenant = inserted.map_err(|error| exists(error, &new.name))?;
+    let details = json!({ "name": tenant.name });
+    tx.audit(
+        principal.actor,
+        Some(tenant.id),
+        Action::TenantCreate,
+        tenant.id,
+        details,
+    )
+    .await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(tenant.into())))
 }
@@ -162,6 +202,15 @@ async fn set_tenant_storage(
             other => other.into(),
         })?;
     let tenant = tx.tenant_get(tenant).await?.ok_or_else(missing)?;
+    let details = json!({ "max_bytes": tenant.storage_max_bytes });
+    tx.audit(
+        principal.actor,
+        Some(tenant.id),
+        Action::TenantSetStorage,
+        tenant.id,
+        details,
+    )
+    .await?;
     tx.commit().await?;
     Ok(Json(tenant.into()))
 }

@@ -7,11 +7,13 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use db::Actor;
 use domain::{Name, TenantId};
 use serde::Serialize;
 
 use super::auth::Principal;
-use super::{Charged, Items, body, listed, named, problem};
+use super::page::{Listing, Page};
+use super::{Charged, body, named, problem};
 use crate::app::App;
 use crate::flow::Error;
 use crate::flow::publish::Published;
@@ -27,14 +29,14 @@ pub async fn take<View, Row, Publish>(
     publish: Publish,
 ) -> Result<Response, Error>
 where
-    Publish: AsyncFnOnce(&Arc<App>, TenantId, Name, Bytes) -> Result<Published<Row>, Error>,
+    Publish: AsyncFnOnce(&Arc<App>, Actor, TenantId, Name, Bytes) -> Result<Published<Row>, Error>,
     View: From<Row> + Serialize,
 {
     let tenant = principal.manages()?;
     let name = named(name)?;
     let _turn = app.admission.turn(tenant).await?;
     let bytes = body::upload(body, limit_bytes).await?;
-    let Published { row, fresh, recorded } = publish(app, tenant, name, bytes).await?;
+    let Published { row, fresh, recorded } = publish(app, principal.actor, tenant, name, bytes).await?;
     let status = match fresh {
         true => StatusCode::CREATED,
         false => StatusCode::OK,
@@ -46,14 +48,15 @@ where
     Ok((status, problem::cost(&recorded, None), Json(charged)).into_response())
 }
 
-/// All uploads under a name: whatever has a name has at least one.
-pub fn all<View: From<Row>, Row>(
+/// A page of the uploads under a name: whatever has a name has at least one.
+pub fn some<View: From<Row>, Row>(
     what: &'static str,
     name: &Name,
-    rows: Vec<Row>,
-) -> Result<Json<Items<View>>, Error> {
-    match rows.is_empty() {
+    listing: &Listing<i64>,
+    rows: db::Page<Row, i64>,
+) -> Result<Json<Page<View>>, Error> {
+    match rows.items.is_empty() && listing.cut.after.is_none() {
         true => Err(Error::not_found(what, name)),
-        false => Ok(listed(rows)),
+        false => Ok(listing.page(rows)),
     }
 }

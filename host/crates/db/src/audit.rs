@@ -130,8 +130,15 @@ pub struct AuditFilter {
     pub to: Option<OffsetDateTime>,
 }
 
-/// The place of a line in the trail: its instant, and its place among those of the same one.
-pub type AuditCursor = (OffsetDateTime, i64);
+/// The place of a line in the trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCursor {
+    /// Its instant.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Its place among those of the same instant.
+    pub id: i64,
+}
 
 struct Row {
     id: i64,
@@ -259,7 +266,7 @@ async fn list(
     filter: &AuditFilter,
     cut: &Cut<AuditCursor>,
 ) -> Result<Page<AuditEvent, AuditCursor>, DbError> {
-    let (after_at, after_id) = cut.after.unzip();
+    let (at, id) = cut.after.map(|after| (after.at, after.id)).unzip();
     let rows = sqlx::query_as!(
         Row,
         r#"select id, at, actor, key, role, tenant, action, object, details::text as "details!"
@@ -275,13 +282,18 @@ async fn list(
         filter.action.map(Action::as_str),
         filter.from,
         filter.to,
-        after_at,
-        after_id,
+        at,
+        id,
         cut.rows()
     )
     .fetch_all(tx)
     .await?;
-    Page::of(rows, cut, |row| Ok((row.at, row.id)))
+    Page::of(rows, cut, |row| {
+        Ok(AuditCursor {
+            at: row.at,
+            id: row.id,
+        })
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use domain::{Digest, Epoch, NodeId};
 
-use crate::convert::{digest, load, store};
+use crate::convert::{digest, load, some, store};
 use crate::{DbError, WriterTx};
 
 /// The last posting of a node's chain.
@@ -54,7 +54,7 @@ impl WriterTx {
         )
         .fetch_optional(&mut *self.tx)
         .await?;
-        row.map(|row| {
+        some(row, |row| {
             let (seq, hash) = (load("posting.seq", row.seq)?, digest("posting.hash", &row.hash)?);
             Ok(Head {
                 epoch: Epoch(row.epoch),
@@ -62,6 +62,5 @@ impl WriterTx {
                 hash,
             })
         })
-        .transpose()
     }
 }

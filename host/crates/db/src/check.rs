@@ -2,10 +2,10 @@
 
 use domain::energy::Provenance;
 use domain::posting::Unit;
-use domain::{Digest, Epoch, Name, NodeId, TenantId};
+use domain::{Digest, Name, NodeId, TenantId};
 use uuid::Uuid;
 
-use crate::convert::{digest, load, parse, word};
+use crate::convert::{digest, load, parse, some, word};
 use crate::{BillingTx, DbError, PostingKey};
 
 /// A root's counters against the transfers out of its meter.
@@ -123,10 +123,9 @@ impl BillingTx {
                     node: NodeId(row.node),
                     root: row.root,
                     boot_id: row.boot_id,
-                    provenance: row
-                        .provenance
-                        .map(|provenance| word("posting_root.provenance", &provenance))
-                        .transpose()?,
+                    provenance: some(row.provenance, |provenance| {
+                        word("posting_root.provenance", &provenance)
+                    })?,
                     windows: load("count of windows", row.windows)?,
                     breaks: load("count of breaks", row.breaks)?,
                     start_uj: load("posting_root.start_uj", row.start_uj)?,
@@ -202,26 +201,44 @@ impl BillingTx {
         .await?;
         rows.into_iter()
             .map(|row| {
-                let seq = load("posting.seq", row.seq)?;
-                let deployment = row
-                    .deployment
-                    .map(|name| parse("deployment", &name))
-                    .transpose()?;
                 Ok(Mismatch {
-                    posting: PostingKey {
-                        node: NodeId(row.node),
-                        epoch: Epoch(row.epoch),
-                        seq,
-                    },
+                    posting: PostingKey::load(row.node, row.epoch, row.seq)?,
                     tenant: row.tenant.map(TenantId),
-                    deployment,
-                    release: row.release.map(|number| load("release", number)).transpose()?,
+                    deployment: some(row.deployment, |name| parse("deployment", &name))?,
+                    release: some(row.release, |number| load("release", number))?,
                     unit: word("unit.code", &row.unit)?,
                     receipts: load("sum of receipts", row.receipts)?,
                     transfers: load("sum of transfers", row.transfers)?,
                 })
             })
             .collect()
+    }
+
+    /// How many rows of the hourly roll-up are not what their receipt lines sum up to. 0 when all is well.
+    pub async fn usage_mismatches(&mut self) -> Result<u64, DbError> {
+        let rows = sqlx::query_scalar!(
+            r#"select count(*) as "rows!"
+               from (
+                   select from (
+                       select hour, node, tenant, deployment, kind, outcome, calls, lines, lines_unmetered, fuel,
+                           cpu_ns, model_ns, bytes_in, bytes_out, coalesce(energy_uj, 0) as energy_uj
+                       from usage_hour
+                       union all
+                       select date_trunc('hour', at, 'UTC'), node, tenant, deployment, kind, outcome,
+                           -count(outcome), -count(*), count(energy_uj) - count(*), -sum(fuel), -sum(cpu_ns),
+                           -sum(model_ns), -sum(bytes_in), -sum(bytes_out), -coalesce(sum(energy_uj), 0)
+                       from receipt_line
+                       group by 1, 2, 3, 4, 5, 6
+                   ) s
+                   group by hour, node, tenant, deployment, kind, outcome
+                   having sum(calls) <> 0 or sum(lines) <> 0 or sum(lines_unmetered) <> 0 or sum(fuel) <> 0
+                       or sum(cpu_ns) <> 0 or sum(model_ns) <> 0 or sum(bytes_in) <> 0 or sum(bytes_out) <> 0
+                       or sum(energy_uj) <> 0
+               ) mismatch"#
+        )
+        .fetch_one(&mut *self.tx)
+        .await?;
+        load("count of mismatches", rows)
     }
 
     /// The postings that do not name the hash of the node's posting before them. None when all is well;
@@ -244,13 +261,8 @@ impl BillingTx {
         .await?;
         rows.into_iter()
             .map(|row| {
-                let seq = load("posting.seq", row.seq)?;
                 Ok(ChainBreak {
-                    posting: PostingKey {
-                        node: NodeId(row.node),
-                        epoch: Epoch(row.epoch),
-                        seq,
-                    },
+                    posting: PostingKey::load(row.node, row.epoch, row.seq)?,
                     expected: digest("posting.hash", &row.expected)?,
                     found: digest("posting.prev_hash", &row.prev_hash)?,
                 })

@@ -3,8 +3,8 @@
 use domain::{Digest, Name};
 use time::OffsetDateTime;
 
-use crate::convert::{digest, load, parse, store};
-use crate::{DbError, TenantTx};
+use crate::convert::{digest, load, parse, some, store};
+use crate::{Cut, DbError, Page, TenantTx};
 
 /// A component: a name with at least one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ struct Row {
     digest: Vec<u8>,
     bytes: i64,
     created_at: OffsetDateTime,
+    uploaded: i64,
 }
 
 impl TryFrom<Row> for Revision {
@@ -49,6 +50,38 @@ impl TryFrom<Row> for Revision {
             created_at: row.created_at,
         })
     }
+}
+
+struct Newest {
+    component: String,
+    digest: Vec<u8>,
+    created_at: OffsetDateTime,
+    revisions: i64,
+}
+
+impl TryFrom<Newest> for Component {
+    type Error = DbError;
+    fn try_from(row: Newest) -> Result<Self, DbError> {
+        Ok(Self {
+            name: parse("component_revision.component", &row.component)?,
+            revisions: load("count of revisions", row.revisions)?,
+            newest: digest("component_revision.digest", &row.digest)?,
+            uploaded_at: row.created_at,
+        })
+    }
+}
+
+/// Revisions that are not hidden, of a tenant ($1), by further conditions.
+macro_rules! revisions {
+    ($tail:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            Row,
+            r#"select component, digest, bytes, created_at, uploaded
+               from component_revision
+               where tenant = $1 and hidden_at is null "# + $tail,
+            $($argument),*
+        )
+    };
 }
 
 impl TenantTx {
@@ -84,46 +117,51 @@ impl TenantTx {
         Ok((revision, done.rows_affected() == 1))
     }
 
-    /// The tenant's components, by name.
-    pub async fn components_list(&mut self) -> Result<Vec<Component>, DbError> {
-        let rows = sqlx::query!(
+    /// The tenant's components by name, those whose names begin with `prefix`.
+    pub async fn components_list(
+        &mut self,
+        prefix: Option<&Name>,
+        cut: &Cut<Name>,
+    ) -> Result<Page<Component, Name>, DbError> {
+        let rows = sqlx::query_as!(
+            Newest,
             r#"select distinct on (component) component, digest, created_at,
                    count(*) over (partition by component) as "revisions!"
                from component_revision
-               where tenant = $1 and hidden_at is null
-               order by component, uploaded desc"#,
-            self.tenant.0
+               where tenant = $1 and hidden_at is null and component > coalesce($2, '')
+                   and starts_with(component, coalesce($3, ''))
+               order by component, uploaded desc
+               limit $4"#,
+            self.tenant.0,
+            cut.after.as_ref().map(Name::as_str),
+            prefix.map(Name::as_str),
+            cut.rows()
         )
         .fetch_all(&mut *self.tx)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(Component {
-                    name: parse("component_revision.component", &row.component)?,
-                    revisions: load("count of revisions", row.revisions)?,
-                    newest: digest("component_revision.digest", &row.digest)?,
-                    uploaded_at: row.created_at,
-                })
-            })
-            .collect()
+        Page::of(rows, cut, |row| {
+            parse("component_revision.component", &row.component)
+        })
     }
 
-    /// The revisions of a component, newest first.
-    pub async fn revisions_list(&mut self, component: &Name) -> Result<Vec<Revision>, DbError> {
-        let rows = sqlx::query_as!(
-            Row,
-            "select component, digest, bytes, created_at
-             from component_revision
-             where tenant = $1 and component = $2 and hidden_at is null
-             order by uploaded desc",
+    /// The revisions of a component, newest first, by their places in the order of uploads.
+    pub async fn revisions_list(
+        &mut self,
+        component: &Name,
+        cut: &Cut<i64>,
+    ) -> Result<Page<Revision, i64>, DbError> {
+        let rows = revisions!(
+            "and component = $2 and uploaded < coalesce($3, 9223372036854775807)
+             order by uploaded desc
+             limit $4",
             self.tenant.0,
-            component.as_str()
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(Revision::try_from)
-            .collect()
+            component.as_str(),
+            cut.after,
+            cut.rows()
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Page::of(rows, cut, |row| Ok(row.uploaded))
     }
 
     /// A revision that is not hidden.
@@ -132,37 +170,27 @@ impl TenantTx {
         component: &Name,
         digest: Digest,
     ) -> Result<Option<Revision>, DbError> {
-        let row = sqlx::query_as!(
-            Row,
-            "select component, digest, bytes, created_at
-             from component_revision
-             where tenant = $1 and component = $2 and digest = $3 and hidden_at is null",
+        let row = revisions!(
+            "and component = $2 and digest = $3",
             self.tenant.0,
             component.as_str(),
             &digest.0[..]
-        );
-        row.fetch_optional(&mut *self.tx)
-            .await?
-            .map(Revision::try_from)
-            .transpose()
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        some(row, Revision::try_from)
     }
 
     /// The revision that was uploaded last and is not hidden.
     pub async fn revision_newest(&mut self, component: &Name) -> Result<Option<Revision>, DbError> {
-        let row = sqlx::query_as!(
-            Row,
-            "select component, digest, bytes, created_at
-             from component_revision
-             where tenant = $1 and component = $2 and hidden_at is null
-             order by uploaded desc
-             limit 1",
+        let row = revisions!(
+            "and component = $2 order by uploaded desc limit 1",
             self.tenant.0,
             component.as_str()
-        );
-        row.fetch_optional(&mut *self.tx)
-            .await?
-            .map(Revision::try_from)
-            .transpose()
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        some(row, Revision::try_from)
     }
 
     /// Hides a component with all its revisions. Releases keep what they have.

@@ -34,6 +34,14 @@ pub(crate) fn parse<T: FromStr>(field: &'static str, text: &str) -> Result<T, Db
     text.parse().map_err(|_| DbError::inconsistent(field, text))
 }
 
+/// What may be missing, converted where it is not.
+pub(crate) fn some<T, U>(
+    value: Option<T>,
+    convert: impl FnOnce(T) -> Result<U, DbError>,
+) -> Result<Option<U>, DbError> {
+    value.map(convert).transpose()
+}
+
 /// One of an enum's words out of a column.
 pub(crate) fn word<T: DeserializeOwned>(field: &'static str, text: &str) -> Result<T, DbError> {
     let deserializer: StrDeserializer<'_, WordError> = text.into_deserializer();

@@ -6,8 +6,8 @@ use domain::{BackendChoice, Digest, Limits, Name, Placement, Signature};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::convert::{digest, from_json, load, parse, to_json};
-use crate::{DbError, TenantTx};
+use crate::convert::{digest, from_json, load, parse, some, to_json};
+use crate::{Cut, DbError, Page, TenantTx};
 
 /// A graph's version by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +112,29 @@ impl TryFrom<Row> for Deployment {
             current,
         })
     }
+}
+
+/// Releases of deployments that are not hidden, of a tenant ($1), by further conditions.
+macro_rules! releases {
+    ($tail:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            Row,
+            r#"select r.deployment, r.number, r.component, r.revision,
+                   (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
+                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'),
+                        'placement', case when g.backend is not null then
+                            jsonb_build_object('backend', g.backend, 'check', g.golden_check) end)), '{}')
+                    from release_graph g
+                    where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
+                   )::text as "graphs!",
+                   r.settings::text as "settings!", r.limits::text as "limits!", r.backend,
+                   r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
+               from deployment d
+               join release r on r.tenant = d.tenant and r.deployment = d.name
+               where d.tenant = $1 and d.hidden_at is null "# + $tail,
+            $($argument),*
+        )
+    };
 }
 
 impl TenantTx {
@@ -219,55 +242,34 @@ impl TenantTx {
 
     /// The deployment with its current release.
     pub async fn deployment_get(&mut self, name: &Name) -> Result<Option<Deployment>, DbError> {
-        let row = sqlx::query_as!(
-            Row,
-            r#"select r.deployment, r.number, r.component, r.revision,
-                   (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
-                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'),
-                        'placement', case when g.backend is not null then
-                            jsonb_build_object('backend', g.backend, 'check', g.golden_check) end)), '{}')
-                    from release_graph g
-                    where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
-                   )::text as "graphs!",
-                   r.settings::text as "settings!", r.limits::text as "limits!", r.backend,
-                   r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
-               from deployment d
-               join release r on r.tenant = d.tenant and r.deployment = d.name and r.number = d.current
-               where d.tenant = $1 and d.name = $2 and d.hidden_at is null"#,
+        let row = releases!(
+            "and r.number = d.current and d.name = $2",
             self.tenant.0,
             name.as_str()
-        );
-        row.fetch_optional(&mut *self.tx)
-            .await?
-            .map(Deployment::try_from)
-            .transpose()
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        some(row, Deployment::try_from)
     }
 
-    /// The tenant's deployments with their current releases, by name.
-    pub async fn deployments_list(&mut self) -> Result<Vec<Deployment>, DbError> {
-        let rows = sqlx::query_as!(
-            Row,
-            r#"select r.deployment, r.number, r.component, r.revision,
-                   (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
-                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'),
-                        'placement', case when g.backend is not null then
-                            jsonb_build_object('backend', g.backend, 'check', g.golden_check) end)), '{}')
-                    from release_graph g
-                    where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
-                   )::text as "graphs!",
-                   r.settings::text as "settings!", r.limits::text as "limits!", r.backend,
-                   r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
-               from deployment d
-               join release r on r.tenant = d.tenant and r.deployment = d.name and r.number = d.current
-               where d.tenant = $1 and d.hidden_at is null
-               order by d.name"#,
-            self.tenant.0
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(Deployment::try_from)
-            .collect()
+    /// The tenant's deployments with their current releases, by name, those whose names begin with `prefix`.
+    pub async fn deployments_list(
+        &mut self,
+        prefix: Option<&Name>,
+        cut: &Cut<Name>,
+    ) -> Result<Page<Deployment, Name>, DbError> {
+        let rows = releases!(
+            "and r.number = d.current and d.name > coalesce($2, '') and starts_with(d.name, coalesce($3, ''))
+             order by d.name
+             limit $4",
+            self.tenant.0,
+            cut.after.as_ref().map(Name::as_str),
+            prefix.map(Name::as_str),
+            cut.rows()
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Page::of(rows, cut, |row| parse("release.deployment", &row.deployment))
     }
 
     /// A release of a deployment that is not hidden.
@@ -276,29 +278,35 @@ impl TenantTx {
         let Ok(number) = i32::try_from(number) else {
             return Ok(None);
         };
-        let row = sqlx::query_as!(
-            Row,
-            r#"select r.deployment, r.number, r.component, r.revision,
-                   (select coalesce(jsonb_object_agg(g.alias, jsonb_build_object(
-                        'name', g.graph, 'version', 'sha256:' || encode(g.digest, 'hex'),
-                        'placement', case when g.backend is not null then
-                            jsonb_build_object('backend', g.backend, 'check', g.golden_check) end)), '{}')
-                    from release_graph g
-                    where g.tenant = r.tenant and g.deployment = r.deployment and g.number = r.number
-                   )::text as "graphs!",
-                   r.settings::text as "settings!", r.limits::text as "limits!", r.backend,
-                   r.signature::text as "signature!", d.created_at as deployed_at, r.created_at as released_at
-               from deployment d
-               join release r on r.tenant = d.tenant and r.deployment = d.name
-               where d.tenant = $1 and d.name = $2 and d.hidden_at is null and r.number = $3"#,
+        let row = releases!(
+            "and d.name = $2 and r.number = $3",
             self.tenant.0,
             deployment.as_str(),
             number
-        );
-        row.fetch_optional(&mut *self.tx)
-            .await?
-            .map(Release::try_from)
-            .transpose()
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        some(row, Release::try_from)
+    }
+
+    /// The releases of a deployment that is not hidden, newest first, by their numbers.
+    pub async fn releases_list(
+        &mut self,
+        deployment: &Name,
+        cut: &Cut<i32>,
+    ) -> Result<Page<Release, i32>, DbError> {
+        let rows = releases!(
+            "and d.name = $2 and ($3::integer is null or r.number < $3)
+             order by r.number desc
+             limit $4",
+            self.tenant.0,
+            deployment.as_str(),
+            cut.after,
+            cut.rows()
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Page::of(rows, cut, |row| Ok(row.number))
     }
 
     /// Hides a deployment. Its releases stay; its name may be taken anew.

@@ -3,8 +3,8 @@
 use domain::{Digest, Name, Signature};
 use time::OffsetDateTime;
 
-use crate::convert::{digest, from_json, load, parse, store, to_json};
-use crate::{DbError, TenantTx};
+use crate::convert::{digest, from_json, load, parse, some, store, to_json};
+use crate::{Cut, DbError, Page, TenantTx};
 
 /// A graph: a name with at least one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ struct Row {
     encoding: String,
     signature: String,
     created_at: OffsetDateTime,
+    uploaded: i64,
 }
 
 impl TryFrom<Row> for GraphVersion {
@@ -57,6 +58,38 @@ impl TryFrom<Row> for GraphVersion {
             created_at: row.created_at,
         })
     }
+}
+
+struct Newest {
+    graph: String,
+    digest: Vec<u8>,
+    created_at: OffsetDateTime,
+    versions: i64,
+}
+
+impl TryFrom<Newest> for Graph {
+    type Error = DbError;
+    fn try_from(row: Newest) -> Result<Self, DbError> {
+        Ok(Self {
+            name: parse("graph_version.graph", &row.graph)?,
+            versions: load("count of versions", row.versions)?,
+            newest: digest("graph_version.digest", &row.digest)?,
+            uploaded_at: row.created_at,
+        })
+    }
+}
+
+/// Versions that are not hidden, of a tenant ($1), by further conditions.
+macro_rules! versions {
+    ($tail:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            Row,
+            r#"select graph, digest, bytes, encoding, signature::text as "signature!", created_at, uploaded
+               from graph_version
+               where tenant = $1 and hidden_at is null "# + $tail,
+            $($argument),*
+        )
+    };
 }
 
 impl TenantTx {
@@ -96,46 +129,49 @@ impl TenantTx {
         Ok((version, done.rows_affected() == 1))
     }
 
-    /// The tenant's graphs, by name.
-    pub async fn graphs_list(&mut self) -> Result<Vec<Graph>, DbError> {
-        let rows = sqlx::query!(
+    /// The tenant's graphs by name, those whose names begin with `prefix`.
+    pub async fn graphs_list(
+        &mut self,
+        prefix: Option<&Name>,
+        cut: &Cut<Name>,
+    ) -> Result<Page<Graph, Name>, DbError> {
+        let rows = sqlx::query_as!(
+            Newest,
             r#"select distinct on (graph) graph, digest, created_at,
                    count(*) over (partition by graph) as "versions!"
                from graph_version
-               where tenant = $1 and hidden_at is null
-               order by graph, uploaded desc"#,
-            self.tenant.0
+               where tenant = $1 and hidden_at is null and graph > coalesce($2, '')
+                   and starts_with(graph, coalesce($3, ''))
+               order by graph, uploaded desc
+               limit $4"#,
+            self.tenant.0,
+            cut.after.as_ref().map(Name::as_str),
+            prefix.map(Name::as_str),
+            cut.rows()
         )
         .fetch_all(&mut *self.tx)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(Graph {
-                    name: parse("graph_version.graph", &row.graph)?,
-                    versions: load("count of versions", row.versions)?,
-                    newest: digest("graph_version.digest", &row.digest)?,
-                    uploaded_at: row.created_at,
-                })
-            })
-            .collect()
+        Page::of(rows, cut, |row| parse("graph_version.graph", &row.graph))
     }
 
-    /// The versions of a graph, newest first.
-    pub async fn graph_versions_list(&mut self, graph: &Name) -> Result<Vec<GraphVersion>, DbError> {
-        let rows = sqlx::query_as!(
-            Row,
-            r#"select graph, digest, bytes, encoding, signature::text as "signature!", created_at
-               from graph_version
-               where tenant = $1 and graph = $2 and hidden_at is null
-               order by uploaded desc"#,
+    /// The versions of a graph, newest first, by their places in the order of uploads.
+    pub async fn graph_versions_list(
+        &mut self,
+        graph: &Name,
+        cut: &Cut<i64>,
+    ) -> Result<Page<GraphVersion, i64>, DbError> {
+        let rows = versions!(
+            "and graph = $2 and uploaded < coalesce($3, 9223372036854775807)
+             order by uploaded desc
+             limit $4",
             self.tenant.0,
-            graph.as_str()
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(GraphVersion::try_from)
-            .collect()
+            graph.as_str(),
+            cut.after,
+            cut.rows()
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Page::of(rows, cut, |row| Ok(row.uploaded))
     }
 
     /// A version that is not hidden.
@@ -144,37 +180,27 @@ impl TenantTx {
         graph: &Name,
         digest: Digest,
     ) -> Result<Option<GraphVersion>, DbError> {
-        let row = sqlx::query_as!(
-            Row,
-            r#"select graph, digest, bytes, encoding, signature::text as "signature!", created_at
-               from graph_version
-               where tenant = $1 and graph = $2 and digest = $3 and hidden_at is null"#,
+        let row = versions!(
+            "and graph = $2 and digest = $3",
             self.tenant.0,
             graph.as_str(),
             &digest.0[..]
-        );
-        row.fetch_optional(&mut *self.tx)
-            .await?
-            .map(GraphVersion::try_from)
-            .transpose()
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        some(row, GraphVersion::try_from)
     }
 
     /// The version that was uploaded last and is not hidden.
     pub async fn graph_version_newest(&mut self, graph: &Name) -> Result<Option<GraphVersion>, DbError> {
-        let row = sqlx::query_as!(
-            Row,
-            r#"select graph, digest, bytes, encoding, signature::text as "signature!", created_at
-               from graph_version
-               where tenant = $1 and graph = $2 and hidden_at is null
-               order by uploaded desc
-               limit 1"#,
+        let row = versions!(
+            "and graph = $2 order by uploaded desc limit 1",
             self.tenant.0,
             graph.as_str()
-        );
-        row.fetch_optional(&mut *self.tx)
-            .await?
-            .map(GraphVersion::try_from)
-            .transpose()
+        )
+        .fetch_optional(&mut *self.tx)
+        .await?;
+        some(row, GraphVersion::try_from)
     }
 
     /// Hides a graph with all its versions. Releases keep what they have.

@@ -1,11 +1,13 @@
 //! Bearer keys: stored hashed, looked up before their tenant is known, revoked for good.
 
 use domain::{KeyId, Role, TenantId};
+use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use crate::convert::{parse, word};
-use crate::{AdminTx, Db, DbError, TenantStatus};
+use crate::convert::{parse, some, word};
+use crate::{AdminTx, Cut, Db, DbError, Page, TenantStatus};
 
 /// A key to be added.
 #[derive(Clone, Debug)]
@@ -60,6 +62,52 @@ pub struct Key {
     pub revoked_at: Option<OffsetDateTime>,
 }
 
+struct Row {
+    id: Uuid,
+    tenant: Option<Uuid>,
+    role: String,
+    name: String,
+    created_at: OffsetDateTime,
+    expires_at: Option<OffsetDateTime>,
+    revoked_at: Option<OffsetDateTime>,
+}
+
+impl TryFrom<Row> for KeyRow {
+    type Error = DbError;
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        Ok(Self {
+            id: KeyId(row.id),
+            tenant: row.tenant.map(TenantId),
+            role: parse("api_key.role", &row.role)?,
+            name: row.name,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+        })
+    }
+}
+
+/// Which keys; what is none leaves all in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyFilter {
+    /// Of a tenant.
+    pub tenant: Option<TenantId>,
+    /// Of a role.
+    pub role: Option<Role>,
+    /// Whether they are revoked.
+    pub revoked: Option<bool>,
+}
+
+/// The place of a key in the list of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCursor {
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Its place among those of the same instant.
+    pub id: KeyId,
+}
+
 impl AdminTx {
     /// Adds a key. A hash that is there is a conflict (`api_key_hash_key`).
     pub async fn key_insert(&mut self, key: &NewKey) -> Result<KeyRow, DbError> {
@@ -87,43 +135,59 @@ impl AdminTx {
         })
     }
 
-    /// Every key, revoked ones included, oldest first.
-    pub async fn keys_list(&mut self) -> Result<Vec<KeyRow>, DbError> {
-        let rows = sqlx::query!(
+    /// Keys, revoked ones included, oldest first.
+    pub async fn keys_list(
+        &mut self,
+        filter: &KeyFilter,
+        cut: &Cut<KeyCursor>,
+    ) -> Result<Page<KeyRow, KeyCursor>, DbError> {
+        let (at, id) = cut.after.map(|after| (after.at, after.id.0)).unzip();
+        let rows = sqlx::query_as!(
+            Row,
             "select id, tenant, role, name, created_at, expires_at, revoked_at
              from api_key
-             order by created_at, id"
+             where ($1::uuid is null or tenant = $1) and ($2::text is null or role = $2)
+                 and ($3::boolean is null or (revoked_at is not null) = $3)
+                 and ($4::timestamptz is null or (created_at, id) > ($4, $5::uuid))
+             order by created_at, id
+             limit $6",
+            filter.tenant.map(|tenant| tenant.0),
+            filter.role.map(Role::as_str),
+            filter.revoked,
+            at,
+            id,
+            cut.rows()
         )
         .fetch_all(&mut *self.tx)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(KeyRow {
-                    id: KeyId(row.id),
-                    tenant: row.tenant.map(TenantId),
-                    role: parse("api_key.role", &row.role)?,
-                    name: row.name,
-                    created_at: row.created_at,
-                    expires_at: row.expires_at,
-                    revoked_at: row.revoked_at,
-                })
+        Page::of(rows, cut, |row| {
+            Ok(KeyCursor {
+                at: row.created_at,
+                id: KeyId(row.id),
             })
-            .collect()
+        })
     }
 
-    /// Revokes a key; every host hears of it. Revoking again changes nothing.
-    pub async fn key_revoke(&mut self, id: KeyId) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "update api_key set revoked_at = coalesce(revoked_at, now()) where id = $1",
+    /// Whether there has ever been a key for admins.
+    pub async fn admin_key_exists(&mut self) -> Result<bool, DbError> {
+        let exists =
+            sqlx::query_scalar!(r#"select exists (select from api_key where role = 'admin') as "exists!""#)
+                .fetch_one(&mut *self.tx)
+                .await?;
+        Ok(exists)
+    }
+
+    /// Revokes a key; every host hears of it. Revoking again changes nothing. Whose key it is, for the
+    /// tenant roles.
+    pub async fn key_revoke(&mut self, id: KeyId) -> Result<Option<TenantId>, DbError> {
+        let tenant = sqlx::query_scalar!(
+            "update api_key set revoked_at = coalesce(revoked_at, now()) where id = $1 returning tenant",
             id.0
         )
-        .execute(&mut *self.tx)
-        .await?;
-        if done.rows_affected() == 1 {
-            Ok(())
-        } else {
-            Err(DbError::NotFound("key"))
-        }
+        .fetch_optional(&mut *self.tx)
+        .await?
+        .ok_or(DbError::NotFound("key"))?;
+        Ok(tenant.map(TenantId))
     }
 }
 
@@ -144,10 +208,7 @@ impl Db {
             id: KeyId(row.id),
             role: parse("api_key.role", &row.role)?,
             tenant: row.tenant.map(TenantId),
-            tenant_status: row
-                .tenant_status
-                .map(|status| word("tenant.status", &status))
-                .transpose()?,
+            tenant_status: some(row.tenant_status, |status| word("tenant.status", &status))?,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
         }))

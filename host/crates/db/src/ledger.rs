@@ -1,12 +1,13 @@
 //! What billing reads: balances, totals and the postings one after the other.
 
+use domain::Digest;
 use domain::account::Account;
 use domain::posting::{PostingKind, Unit};
-use domain::{Digest, Epoch, NodeId};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use crate::convert::{digest, load, parse, word};
-use crate::{BillingTx, DbError, PostingKey};
+use crate::convert::{digest, load, parse, some, word};
+use crate::{BillingTx, Cut, DbError, Page, PostingKey};
 
 /// What an account holds of a unit: debits less credits. Sources are below 0 by what they gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,6 @@ pub struct Totals {
 /// A posting without what is under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Its place in the ledger: the cursor.
-    pub id: i64,
     /// Its key.
     pub key: PostingKey,
     /// Its kind.
@@ -57,6 +56,40 @@ pub struct Window {
     pub prev_hash: Digest,
     /// Its hash.
     pub hash: Digest,
+}
+
+struct Row {
+    id: i64,
+    node: Uuid,
+    epoch: Uuid,
+    seq: i64,
+    kind: String,
+    began_at: OffsetDateTime,
+    ended_at: OffsetDateTime,
+    posted_at: OffsetDateTime,
+    energy_uj: Option<i64>,
+    input_digest: Vec<u8>,
+    merkle_root: Vec<u8>,
+    prev_hash: Vec<u8>,
+    hash: Vec<u8>,
+}
+
+impl TryFrom<Row> for Window {
+    type Error = DbError;
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        Ok(Self {
+            key: PostingKey::load(row.node, row.epoch, row.seq)?,
+            kind: word("posting.kind", &row.kind)?,
+            from: row.began_at,
+            to: row.ended_at,
+            posted_at: row.posted_at,
+            energy_uj: some(row.energy_uj, |sum| load("sum of counters", sum))?,
+            input_digest: digest("posting.input_digest", &row.input_digest)?,
+            merkle_root: digest("posting.merkle_root", &row.merkle_root)?,
+            prev_hash: digest("posting.prev_hash", &row.prev_hash)?,
+            hash: digest("posting.hash", &row.hash)?,
+        })
+    }
 }
 
 impl BillingTx {
@@ -115,47 +148,24 @@ impl BillingTx {
         })
     }
 
-    /// Postings in the order of the ledger after `cursor`; the last one's id is the next cursor.
-    pub async fn windows(&mut self, cursor: Option<i64>, limit: u32) -> Result<Vec<Window>, DbError> {
-        let rows = sqlx::query!(
+    /// Postings in the order of the ledger, by their places in it.
+    pub async fn windows(&mut self, cut: &Cut<i64>) -> Result<Page<Window, i64>, DbError> {
+        let rows = sqlx::query_as!(
+            Row,
             r#"select p.id, p.node, p.epoch, p.seq, p.kind, p.began_at, p.ended_at, p.posted_at, p.input_digest,
                    p.merkle_root, p.prev_hash, p.hash,
                    (select sum(r.end_uj - r.start_uj)::bigint
                     from posting_root r
                     where r.node = p.node and r.epoch = p.epoch and r.seq = p.seq) as energy_uj
                from posting p
-               where p.id > $1
+               where p.id > coalesce($1, 0::bigint)
                order by p.id
                limit $2"#,
-            cursor.unwrap_or(0),
-            i64::from(limit)
+            cut.after,
+            cut.rows()
         )
         .fetch_all(&mut *self.tx)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                let seq = load("posting.seq", row.seq)?;
-                Ok(Window {
-                    id: row.id,
-                    key: PostingKey {
-                        node: NodeId(row.node),
-                        epoch: Epoch(row.epoch),
-                        seq,
-                    },
-                    kind: word("posting.kind", &row.kind)?,
-                    from: row.began_at,
-                    to: row.ended_at,
-                    posted_at: row.posted_at,
-                    energy_uj: row
-                        .energy_uj
-                        .map(|sum| load("sum of counters", sum))
-                        .transpose()?,
-                    input_digest: digest("posting.input_digest", &row.input_digest)?,
-                    merkle_root: digest("posting.merkle_root", &row.merkle_root)?,
-                    prev_hash: digest("posting.prev_hash", &row.prev_hash)?,
-                    hash: digest("posting.hash", &row.hash)?,
-                })
-            })
-            .collect()
+        Page::of(rows, cut, |row| Ok(row.id))
     }
 }

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::DbError;
-use crate::convert::{from_json, load, parse, store, to_json, word};
+use crate::convert::{from_json, load, parse, some, store, to_json, word};
 
 /// The counters of a posting, column by column.
 #[derive(Default)]
@@ -63,10 +63,7 @@ impl TransferColumns {
     pub(crate) fn of(transfers: &[Transfer]) -> Result<Self, DbError> {
         let mut columns = Self::default();
         for transfer in transfers {
-            let release = transfer
-                .release
-                .map(|number| store("transfer.release", number))
-                .transpose()?;
+            let release = some(transfer.release, |number| store("transfer.release", number))?;
             columns.ordinal.push(store("transfer.ordinal", transfer.ordinal)?);
             columns.credit.push(transfer.credit.to_string());
             columns.debit.push(transfer.debit.to_string());
@@ -116,13 +113,8 @@ impl LineColumns {
             energy_uj,
         } in lines
         {
-            let release = call
-                .release
-                .map(|number| store("receipt_line.release", number))
-                .transpose()?;
-            let energy_uj = energy_uj
-                .map(|energy| store("receipt_line.energy_uj", energy))
-                .transpose()?;
+            let release = some(call.release, |number| store("receipt_line.release", number))?;
+            let energy_uj = some(*energy_uj, |energy| store("receipt_line.energy_uj", energy))?;
             columns.tenant.push(call.tenant.0);
             columns.invocation.push(call.invocation.0);
             columns.ordinal.push(store("receipt_line.ordinal", *ordinal)?);
@@ -179,30 +171,36 @@ pub(crate) struct LineRow {
     pub work: String,
 }
 
+/// Receipt lines with their postings, by what stands after the join.
+macro_rules! lines {
+    ($tail:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            LineRow,
+            r#"select l.node, l.epoch, l.seq, p.began_at, p.ended_at, l.tenant, l.invocation, l.ordinal, l.kind,
+                   l.deployment, l.release, l.started_at, l.outcome, l.fuel_schedule, l.fuel, l.cpu_ns,
+                   l.bytes_in, l.bytes_out, l.peak_memory_bytes, l.energy_uj, l.work::text as "work!"
+               from receipt_line l
+               join posting p using (node, epoch, seq) "# + $tail,
+            $($argument),*
+        )
+    };
+}
+pub(crate) use lines;
+
 impl TryFrom<LineRow> for ReceiptLine {
     type Error = DbError;
     fn try_from(row: LineRow) -> Result<Self, DbError> {
-        let deployment = row
-            .deployment
-            .map(|name| parse("receipt_line.deployment", &name))
-            .transpose()?;
         Ok(Self {
             call: Call {
                 invocation: InvocationId(row.invocation),
                 kind: word("receipt_line.kind", &row.kind)?,
                 tenant: TenantId(row.tenant),
-                deployment,
-                release: row
-                    .release
-                    .map(|number| load("receipt_line.release", number))
-                    .transpose()?,
+                deployment: some(row.deployment, |name| parse("receipt_line.deployment", &name))?,
+                release: some(row.release, |number| load("receipt_line.release", number))?,
                 started_at: row.started_at,
             },
             ordinal: load("receipt_line.ordinal", row.ordinal)?,
-            outcome: row
-                .outcome
-                .map(|outcome| parse("receipt_line.outcome", &outcome))
-                .transpose()?,
+            outcome: some(row.outcome, |outcome| parse("receipt_line.outcome", &outcome))?,
             usage: Usage {
                 fuel: load("receipt_line.fuel", row.fuel)?,
                 cpu_ns: load("receipt_line.cpu_ns", row.cpu_ns)?,
@@ -211,10 +209,7 @@ impl TryFrom<LineRow> for ReceiptLine {
                 peak_memory_bytes: load("receipt_line.peak_memory_bytes", row.peak_memory_bytes)?,
                 work: from_json("receipt_line.work", &row.work)?,
             },
-            energy_uj: row
-                .energy_uj
-                .map(|energy| load("receipt_line.energy_uj", energy))
-                .transpose()?,
+            energy_uj: some(row.energy_uj, |energy| load("receipt_line.energy_uj", energy))?,
         })
     }
 }

@@ -9,8 +9,8 @@ use domain::{Digest, Epoch, NodeId, TenantId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::convert::{digest, load, parse, store, word};
-use crate::lines::{LineColumns, LineRow, RootColumns, TransferColumns};
+use crate::convert::{digest, load, parse, some, store, word};
+use crate::lines::{LineColumns, LineRow, RootColumns, TransferColumns, lines};
 use crate::{BillingTx, DbError, WriterTx};
 
 /// The key of a posting.
@@ -22,6 +22,18 @@ pub struct PostingKey {
     pub epoch: Epoch,
     /// Counts the postings of an epoch from 0.
     pub seq: u64,
+}
+
+impl PostingKey {
+    /// The key out of its columns.
+    pub(crate) fn load(node: Uuid, epoch: Uuid, seq: i64) -> Result<Self, DbError> {
+        let seq = load("posting.seq", seq)?;
+        Ok(Self {
+            node: NodeId(node),
+            epoch: Epoch(epoch),
+            seq,
+        })
+    }
 }
 
 impl fmt::Display for PostingKey {
@@ -173,20 +185,38 @@ impl WriterTx {
         counted("transfer", done.rows_affected(), posting.transfers.len())
     }
 
+    /// Adds the lines, and what they sum up to to their tenants' usage of the hour.
     async fn lines_insert(&mut self, posting: &Posting, seq: i64) -> Result<(), DbError> {
         let columns = LineColumns::of(&posting.lines)?;
         let done = sqlx::query!(
-            "insert into receipt_line (at, node, epoch, seq, fuel_schedule, tenant, invocation, ordinal, kind,
-                 deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
-                 peak_memory_bytes, energy_uj, work)
-             select $1::timestamptz, $2::uuid, $3::uuid, $4::bigint, $5::bigint, t.tenant, t.invocation,
-                 t.ordinal, t.kind, t.deployment, t.release, t.started_at, t.outcome, t.fuel, t.cpu_ns,
-                 t.model_ns, t.bytes_in, t.bytes_out, t.peak_memory_bytes, t.energy_uj, t.work::jsonb
-             from unnest($6::uuid[], $7::uuid[], $8::integer[], $9::text[], $10::text[], $11::integer[],
-                 $12::timestamptz[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
-                 $18::bigint[], $19::bigint[], $20::bigint[], $21::text[])
-                 as t (tenant, invocation, ordinal, kind, deployment, release, started_at, outcome, fuel,
-                     cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes, energy_uj, work)",
+            r#"with line as (
+                   select * from unnest($6::uuid[], $7::uuid[], $8::integer[], $9::text[], $10::text[],
+                       $11::integer[], $12::timestamptz[], $13::text[], $14::bigint[], $15::bigint[],
+                       $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[])
+                       as t (tenant, invocation, ordinal, kind, deployment, release, started_at, outcome, fuel,
+                           cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes, energy_uj, work)
+               ), rolled_up as (
+                   insert into usage_hour as u
+                   select date_trunc('hour', $1::timestamptz, 'UTC'), $2::uuid, tenant, deployment, kind, outcome,
+                       count(outcome), count(*), count(*) - count(energy_uj), sum(fuel), sum(cpu_ns),
+                       sum(model_ns), sum(bytes_in), sum(bytes_out), sum(energy_uj)
+                   from line
+                   group by tenant, deployment, kind, outcome
+                   on conflict (tenant, hour, node, coalesce(deployment, ''), kind, coalesce(outcome, ''))
+                   do update set calls = u.calls + excluded.calls, lines = u.lines + excluded.lines,
+                       lines_unmetered = u.lines_unmetered + excluded.lines_unmetered,
+                       fuel = u.fuel + excluded.fuel, cpu_ns = u.cpu_ns + excluded.cpu_ns,
+                       model_ns = u.model_ns + excluded.model_ns, bytes_in = u.bytes_in + excluded.bytes_in,
+                       bytes_out = u.bytes_out + excluded.bytes_out,
+                       energy_uj = coalesce(u.energy_uj + excluded.energy_uj, u.energy_uj, excluded.energy_uj)
+               )
+               insert into receipt_line (at, node, epoch, seq, fuel_schedule, tenant, invocation, ordinal, kind,
+                   deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
+                   peak_memory_bytes, energy_uj, work)
+               select $1, $2, $3::uuid, $4::bigint, $5::bigint, tenant, invocation, ordinal, kind, deployment,
+                   release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
+                   peak_memory_bytes, energy_uj, work::jsonb
+               from line"#,
             posting.to,
             posting.node.0,
             posting.epoch.0,
@@ -288,14 +318,8 @@ impl TryFrom<TransferRow> for Transfer {
             unit: word("transfer.unit", &row.unit)?,
             kind: word("transfer.kind", &row.kind)?,
             tenant: row.tenant.map(TenantId),
-            deployment: row
-                .deployment
-                .map(|name| parse("transfer.deployment", &name))
-                .transpose()?,
-            release: row
-                .release
-                .map(|number| load("transfer.release", number))
-                .transpose()?,
+            deployment: some(row.deployment, |name| parse("transfer.deployment", &name))?,
+            release: some(row.release, |number| load("transfer.release", number))?,
             amount: load("transfer.amount", row.amount)?,
         })
     }
@@ -386,15 +410,8 @@ impl BillingTx {
         seq: i64,
         at: OffsetDateTime,
     ) -> Result<Vec<ReceiptLine>, DbError> {
-        let rows = sqlx::query_as!(
-            LineRow,
-            r#"select l.node, l.epoch, l.seq, p.began_at, p.ended_at, l.tenant, l.invocation, l.ordinal, l.kind,
-                   l.deployment, l.release, l.started_at, l.outcome, l.fuel_schedule, l.fuel, l.cpu_ns,
-                   l.bytes_in, l.bytes_out, l.peak_memory_bytes, l.energy_uj, l.work::text as "work!"
-               from receipt_line l
-               join posting p using (node, epoch, seq)
-               where l.at = $1 and l.node = $2 and l.epoch = $3 and l.seq = $4
-               order by l.invocation"#,
+        let rows = lines!(
+            "where l.at = $1 and l.node = $2 and l.epoch = $3 and l.seq = $4 order by l.invocation",
             at,
             key.node.0,
             key.epoch.0,

@@ -1,13 +1,13 @@
 //! Receipts: what a tenant's invocations used, line by line and summed.
 
 use domain::posting::{CallKind, ReceiptLine};
-use domain::{Epoch, InvocationId, Name, NodeId, Outcome};
+use domain::{InvocationId, Name, Outcome};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::convert::{load, parse, word};
-use crate::lines::LineRow;
-use crate::{DbError, PostingKey, TenantTx};
+use crate::convert::{load, parse, some, word};
+use crate::lines::{LineRow, lines};
+use crate::{Cut, DbError, Page, PostingKey, TenantTx};
 
 /// A receipt line with the posting that it stands in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,18 +27,41 @@ pub struct ReceiptLineRow {
 impl TryFrom<LineRow> for ReceiptLineRow {
     type Error = DbError;
     fn try_from(row: LineRow) -> Result<Self, DbError> {
-        let seq = load("receipt_line.seq", row.seq)?;
         Ok(Self {
-            posting: PostingKey {
-                node: NodeId(row.node),
-                epoch: Epoch(row.epoch),
-                seq,
-            },
+            posting: PostingKey::load(row.node, row.epoch, row.seq)?,
             from: row.began_at,
             to: row.ended_at,
             fuel_schedule: load("receipt_line.fuel_schedule", row.fuel_schedule)?,
             line: row.try_into()?,
         })
+    }
+}
+
+/// Which receipts; what is none leaves all in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReceiptFilter {
+    /// Of a deployment.
+    pub deployment: Option<Name>,
+    /// Of a kind.
+    pub kind: Option<CallKind>,
+    /// With an outcome.
+    pub outcome: Option<Outcome>,
+    /// Admitted at this instant or later.
+    pub from: Option<OffsetDateTime>,
+    /// Admitted before this instant.
+    pub to: Option<OffsetDateTime>,
+}
+
+impl ReceiptFilter {
+    /// The id that all receipts of a page are below. Ids are in the order of their milliseconds, so an old
+    /// page is found by the index; the minute is for a call that was admitted long after its id was made.
+    fn before(&self, cursor: Option<InvocationId>) -> InvocationId {
+        let ms = self.to.map(|to| to.unix_timestamp_nanos() / 1_000_000 + 60_000);
+        let bound = ms
+            .and_then(|ms| u128::try_from(ms).ok())
+            .filter(|ms| *ms < 1 << 48);
+        let bound = bound.map_or(Uuid::max(), |ms| Uuid::from_u128(ms << 80));
+        cursor.map_or(InvocationId(bound), |cursor| cursor.min(InvocationId(bound)))
     }
 }
 
@@ -98,23 +121,13 @@ struct Row {
 impl TryFrom<Row> for Receipt {
     type Error = DbError;
     fn try_from(row: Row) -> Result<Self, DbError> {
-        let deployment = row
-            .deployment
-            .map(|name| parse("receipt_line.deployment", &name))
-            .transpose()?;
         Ok(Self {
             invocation: InvocationId(row.invocation),
             kind: word("receipt_line.kind", &row.kind)?,
-            deployment,
-            release: row
-                .release
-                .map(|number| load("receipt_line.release", number))
-                .transpose()?,
+            deployment: some(row.deployment, |name| parse("receipt_line.deployment", &name))?,
+            release: some(row.release, |number| load("receipt_line.release", number))?,
             started_at: row.started_at,
-            outcome: row
-                .outcome
-                .map(|outcome| parse("receipt_line.outcome", &outcome))
-                .transpose()?,
+            outcome: some(row.outcome, |outcome| parse("receipt_line.outcome", &outcome))?,
             lines: load("count of receipt lines", row.lines)?,
             complete: row.complete,
             fuel: load("receipt_line.fuel", row.fuel)?,
@@ -123,10 +136,7 @@ impl TryFrom<Row> for Receipt {
             bytes_in: load("receipt_line.bytes_in", row.bytes_in)?,
             bytes_out: load("receipt_line.bytes_out", row.bytes_out)?,
             peak_memory_bytes: load("receipt_line.peak_memory_bytes", row.peak_memory_bytes)?,
-            energy_uj: row
-                .energy_uj
-                .map(|energy| load("receipt_line.energy_uj", energy))
-                .transpose()?,
+            energy_uj: some(row.energy_uj, |energy| load("receipt_line.energy_uj", energy))?,
         })
     }
 }
@@ -135,15 +145,8 @@ impl TenantTx {
     /// The lines of a receipt in order; none for an invocation of someone else, or not sealed yet. It is
     /// complete when the last one has an outcome and there are `ordinal + 1` of them.
     pub async fn receipt_get(&mut self, invocation: InvocationId) -> Result<Vec<ReceiptLineRow>, DbError> {
-        let rows = sqlx::query_as!(
-            LineRow,
-            r#"select l.node, l.epoch, l.seq, p.began_at, p.ended_at, l.tenant, l.invocation, l.ordinal, l.kind,
-                   l.deployment, l.release, l.started_at, l.outcome, l.fuel_schedule, l.fuel, l.cpu_ns,
-                   l.bytes_in, l.bytes_out, l.peak_memory_bytes, l.energy_uj, l.work::text as "work!"
-               from receipt_line l
-               join posting p using (node, epoch, seq)
-               where l.tenant = $1 and l.invocation = $2
-               order by l.ordinal"#,
+        let rows = lines!(
+            "where l.tenant = $1 and l.invocation = $2 order by l.ordinal",
             self.tenant.0,
             invocation.0
         );
@@ -154,20 +157,26 @@ impl TenantTx {
             .collect()
     }
 
-    /// Receipts, newest first, from the one before `cursor` on; the last one's id is the next cursor.
+    /// Receipts, newest first, by their ids. A receipt without its last line has no outcome yet.
     pub async fn receipts_list(
         &mut self,
-        cursor: Option<InvocationId>,
-        limit: u32,
-    ) -> Result<Vec<Receipt>, DbError> {
+        filter: &ReceiptFilter,
+        cut: &Cut<InvocationId>,
+    ) -> Result<Page<Receipt, InvocationId>, DbError> {
         let rows = sqlx::query_as!(
             Row,
             r#"with page as (
                    select distinct invocation
                    from receipt_line
-                   where tenant = $1 and invocation < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+                   where tenant = $1 and invocation < $2
+                       and ($3::text is null or deployment = $3) and ($4::text is null or kind = $4)
+                       and ($5::text is null or outcome = $5)
+                       -- A window ends after its calls began: partitions before `from` are left out.
+                       and at >= coalesce($6, '-infinity'::timestamptz)
+                       and started_at >= coalesce($6, '-infinity'::timestamptz)
+                       and started_at < coalesce($7, 'infinity'::timestamptz)
                    order by invocation desc
-                   limit $3
+                   limit $8
                )
                select l.invocation, min(l.kind) as "kind!", min(l.deployment) as deployment,
                    min(l.release) as release, min(l.started_at) as "started_at!", min(l.outcome) as outcome,
@@ -182,13 +191,16 @@ impl TenantTx {
                group by l.invocation
                order by l.invocation desc"#,
             self.tenant.0,
-            cursor.map(|invocation| invocation.0),
-            i64::from(limit)
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(Receipt::try_from)
-            .collect()
+            filter.before(cut.after).0,
+            filter.deployment.as_ref().map(Name::as_str),
+            filter.kind.map(CallKind::as_str),
+            filter.outcome.map(Outcome::as_str),
+            filter.from,
+            filter.to,
+            cut.rows()
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Page::of(rows, cut, |row| Ok(InvocationId(row.invocation)))
     }
 }

@@ -2,7 +2,7 @@
 
 use domain::Digest;
 
-use crate::convert::load;
+use crate::convert::{load, some};
 use crate::{DbError, TenantTx};
 
 /// A tenant's storage, without the upload that is asked about.
@@ -43,10 +43,7 @@ impl TenantTx {
         Ok(Storage {
             used_bytes: load("sum of bytes", row.used_bytes)?,
             known: row.known,
-            max_bytes: row
-                .max_bytes
-                .map(|bytes| load("tenant.storage_max_bytes", bytes))
-                .transpose()?,
+            max_bytes: some(row.max_bytes, |bytes| load("tenant.storage_max_bytes", bytes))?,
         })
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::convert::{load, parse, store, word};
-use crate::{AdminTx, DbError};
+use crate::convert::{load, parse, some, store, word};
+use crate::{AdminTx, Cut, DbError, Page};
 
 /// Whether a tenant is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,13 +69,32 @@ impl TryFrom<Row> for Tenant {
             id: TenantId(row.id),
             name: parse("tenant.name", &row.name)?,
             status: word("tenant.status", &row.status)?,
-            storage_max_bytes: row
-                .storage_max_bytes
-                .map(|bytes| load("tenant.storage_max_bytes", bytes))
-                .transpose()?,
+            storage_max_bytes: some(row.storage_max_bytes, |bytes| {
+                load("tenant.storage_max_bytes", bytes)
+            })?,
             created_at: row.created_at,
         })
     }
+}
+
+/// Which tenants; what is none leaves all in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantFilter {
+    /// Of a status.
+    pub status: Option<TenantStatus>,
+    /// Whose names begin so.
+    pub prefix: Option<Name>,
+}
+
+/// Tenants by what stands after `from tenant`.
+macro_rules! tenants {
+    ($tail:literal, $($argument:expr),*) => {
+        sqlx::query_as!(
+            Row,
+            "select id, name, status, storage_max_bytes, created_at from tenant " + $tail,
+            $($argument),*
+        )
+    };
 }
 
 impl AdminTx {
@@ -93,28 +112,31 @@ impl AdminTx {
 
     /// The tenant, if there is one.
     pub async fn tenant_get(&mut self, id: TenantId) -> Result<Option<Tenant>, DbError> {
-        let row = sqlx::query_as!(
-            Row,
-            "select id, name, status, storage_max_bytes, created_at from tenant where id = $1",
-            id.0
-        );
-        row.fetch_optional(&mut *self.tx)
-            .await?
-            .map(Tenant::try_from)
-            .transpose()
+        let row = tenants!("where id = $1", id.0)
+            .fetch_optional(&mut *self.tx)
+            .await?;
+        some(row, Tenant::try_from)
     }
 
-    /// Every tenant, by name.
-    pub async fn tenants_list(&mut self) -> Result<Vec<Tenant>, DbError> {
-        let rows = sqlx::query_as!(
-            Row,
-            "select id, name, status, storage_max_bytes, created_at from tenant order by name"
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(Tenant::try_from)
-            .collect()
+    /// Tenants by name.
+    pub async fn tenants_list(
+        &mut self,
+        filter: &TenantFilter,
+        cut: &Cut<Name>,
+    ) -> Result<Page<Tenant, Name>, DbError> {
+        let rows = tenants!(
+            "where name > coalesce($1, '') and starts_with(name, coalesce($2, ''))
+                 and ($3::text is null or status = $3)
+             order by name
+             limit $4",
+            cut.after.as_ref().map(Name::as_str),
+            filter.prefix.as_ref().map(Name::as_str),
+            filter.status.map(TenantStatus::as_str),
+            cut.rows()
+        )
+        .fetch_all(&mut *self.tx)
+        .await?;
+        Page::of(rows, cut, |row| parse("tenant.name", &row.name))
     }
 
     /// Changes a tenant's status; every host hears of it.
@@ -135,9 +157,9 @@ impl AdminTx {
 
     /// Changes how many bytes a tenant may store; none for the host's default. What is over it stays.
     pub async fn tenant_set_storage(&mut self, id: TenantId, max_bytes: Option<u64>) -> Result<(), DbError> {
-        let max_bytes = max_bytes
-            .map(|bytes| store::<u64, i64>("tenant.storage_max_bytes", bytes))
-            .transpose()?;
+        let max_bytes = some(max_bytes, |bytes| {
+            store::<u64, i64>("tenant.storage_max_bytes", bytes)
+        })?;
         let done = sqlx::query!(
             "update tenant set storage_max_bytes = $2 where id = $1",
             id.0,

@@ -1,6 +1,6 @@
 //! Who sees what.
 
-use db::Options;
+use db::{Cut, Options};
 use domain::{Digest, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection};
@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::support::*;
 
 /// The tables with rows of tenants, and the column that names the tenant.
-const OWNED: [(&str, &str); 9] = [
+const OWNED: [(&str, &str); 10] = [
     ("tenant", "id"),
     ("component_revision", "tenant"),
     ("graph_version", "tenant"),
@@ -18,6 +18,7 @@ const OWNED: [(&str, &str); 9] = [
     ("transfer", "tenant"),
     ("receipt_line", "tenant"),
     ("audit_event", "tenant"),
+    ("usage_hour", "tenant"),
 ];
 
 const DENIED: &str = "42501";
@@ -137,14 +138,15 @@ async fn a_pooled_connection_forgets_its_tenant(_: PgPoolOptions, options: PgCon
     fixture.furnish(A).await;
     async fn deployments(fixture: &Fixture, tenant: TenantId) -> usize {
         let mut tx = fixture.db.tenant_tx(tenant).await.unwrap();
-        tx.deployments_list().await.unwrap().len()
+        let page = tx.deployments_list(None, &Cut::first(9)).await.unwrap();
+        page.items.len()
     }
     for _ in 0..2 {
         assert_eq!(deployments(&fixture, A).await, 1);
         assert_eq!(deployments(&fixture, B).await, 0);
         // The same connection as other roles: what these may not do, they may not do after a tenant.
         let mut tx = fixture.db.admin_tx().await.unwrap();
-        assert_eq!(tx.tenants_list().await.unwrap().len(), 2);
+        assert_eq!(tenants(&mut tx).await.unwrap().len(), 2);
     }
     fixture.finish().await;
 }
@@ -169,6 +171,7 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("transfer", "wattle_tenant wattle_billing"),
         ("receipt_line", "wattle_tenant wattle_billing"),
         ("audit_event", "wattle_tenant wattle_billing wattle_admin"),
+        ("usage_hour", "wattle_tenant wattle_writer wattle_billing"),
     ];
     for (table, readers) in readers {
         let query = format!("select count(*) from {table}");

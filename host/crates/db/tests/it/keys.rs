@@ -1,6 +1,6 @@
 //! Bearer keys and the news of them.
 
-use db::{DbError, KeyEvent, KeyEvents, NewKey, TenantStatus};
+use db::{Cut, DbError, KeyEvent, KeyEvents, KeyFilter, NewKey, TenantStatus};
 use domain::{KeyId, Role, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration;
@@ -58,7 +58,11 @@ async fn are_found_by_their_hash(_: PgPoolOptions, options: PgConnectOptions) {
     }
     assert_eq!(fixture.db.key_lookup([9; 32]).await.unwrap(), None);
     let mut tx = fixture.db.admin_tx().await.unwrap();
-    let listed = tx.keys_list().await.unwrap();
+    let listed = tx
+        .keys_list(&KeyFilter::default(), &Cut::first(9))
+        .await
+        .unwrap()
+        .items;
     assert_eq!(
         listed.iter().map(|key| key.id).collect::<Vec<_>>(),
         [tenants.id, admins.id]

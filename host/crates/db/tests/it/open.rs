@@ -29,10 +29,9 @@ async fn opening_again_changes_nothing(_: PgPoolOptions, options: PgConnectOptio
     )
     .await
     .unwrap();
-    assert_eq!(
-        db.admin_tx().await.unwrap().tenants_list().await.unwrap().len(),
-        2
-    );
+    let mut tx = db.admin_tx().await.unwrap();
+    assert_eq!(tenants(&mut tx).await.unwrap().len(), 2);
+    drop(tx);
     db.close().await;
     let db = Db::connect_only(&fixture.run_url(), &Options::default())
         .await
@@ -180,22 +179,13 @@ async fn away_is_unavailable(_: PgPoolOptions, options: PgConnectOptions) {
     .execute(&fixture.owner)
     .await
     .unwrap();
-    let error = tx.tenants_list().await.unwrap_err();
+    let error = tenants(&mut tx).await.unwrap_err();
     assert!(matches!(error, DbError::Unavailable(_)), "{error:?}");
     drop(tx);
     // And the next one gets a new connection.
-    assert_eq!(
-        fixture
-            .db
-            .admin_tx()
-            .await
-            .unwrap()
-            .tenants_list()
-            .await
-            .unwrap()
-            .len(),
-        2
-    );
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    assert_eq!(tenants(&mut tx).await.unwrap().len(), 2);
+    drop(tx);
     fixture.db.close().await;
     assert!(matches!(fixture.db.ping().await, Err(DbError::Unavailable(_))));
     fixture.finish().await;

@@ -1,8 +1,8 @@
 //! Postings enter the ledger whole and exactly once.
 
-use db::{DbError, PostingInsert, PostingKey};
+use db::{Cut, DbError, PostingInsert, PostingKey, Receipt, ReceiptFilter, TenantTx};
 use domain::posting::{Posting, PostingKind};
-use domain::{Digest, Outcome};
+use domain::{Digest, InvocationId, Outcome};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration;
 
@@ -286,6 +286,13 @@ async fn the_head_is_the_last_of_the_chain(_: PgPoolOptions, options: PgConnectO
     fixture.finish().await;
 }
 
+async fn receipts(tx: &mut TenantTx, cut: Cut<InvocationId>) -> Vec<Receipt> {
+    tx.receipts_list(&ReceiptFilter::default(), &cut)
+        .await
+        .unwrap()
+        .items
+}
+
 #[sqlx::test(migrations = false)]
 async fn receipts_gather_their_lines(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
@@ -303,7 +310,7 @@ async fn receipts_gather_their_lines(_: PgPoolOptions, options: PgConnectOptions
 
     fixture.post(&first).await;
     let mut tx = fixture.db.tenant_tx(A).await.unwrap();
-    let summary = tx.receipts_list(None, 10).await.unwrap().remove(0);
+    let summary = receipts(&mut tx, Cut::first(10)).await.remove(0);
     assert_eq!(
         (summary.outcome, summary.complete, summary.lines),
         (None, false, 1)
@@ -326,9 +333,16 @@ async fn receipts_gather_their_lines(_: PgPoolOptions, options: PgConnectOptions
     );
     assert_eq!(tx.receipt_get(invocation(0, B)).await.unwrap(), []);
 
-    let page = tx.receipts_list(None, 1).await.unwrap();
+    let page = receipts(&mut tx, Cut::first(1)).await;
     assert_eq!(page[0].invocation, invocation(2, A));
-    let page = tx.receipts_list(Some(page[0].invocation), 10).await.unwrap();
+    let page = receipts(
+        &mut tx,
+        Cut {
+            after: Some(page[0].invocation),
+            limit: 10,
+        },
+    )
+    .await;
     assert_eq!(page.len(), 1);
     let summary = &page[0];
     assert_eq!(
@@ -353,7 +367,7 @@ async fn missing_energy_is_not_zero(_: PgPoolOptions, options: PgConnectOptions)
     posting.lines[0].energy_uj = None;
     fixture.post(&sealed(posting)).await;
     let mut tx = fixture.db.tenant_tx(A).await.unwrap();
-    assert_eq!(tx.receipts_list(None, 1).await.unwrap()[0].energy_uj, None);
+    assert_eq!(receipts(&mut tx, Cut::first(1)).await[0].energy_uj, None);
     assert_eq!(
         tx.receipt_get(invocation(0, A)).await.unwrap()[0].line.energy_uj,
         None

@@ -1,10 +1,19 @@
 //! Components, graphs, deployments and releases of a tenant.
 
-use db::DbError;
-use domain::Digest;
+use db::{Cut, DbError};
+use domain::{Digest, Name};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::support::*;
+
+const ALL: Cut<i64> = Cut {
+    after: None,
+    limit: 500,
+};
+const ALL_NAMES: Cut<Name> = Cut {
+    after: None,
+    limit: 500,
+};
 
 #[sqlx::test(migrations = false)]
 async fn an_upload_is_idempotent(_: PgPoolOptions, options: PgConnectOptions) {
@@ -18,14 +27,14 @@ async fn an_upload_is_idempotent(_: PgPoolOptions, options: PgConnectOptions) {
         (first.clone(), false)
     );
     tx.component_revision_insert(&name("c"), two, 4).await.unwrap();
-    let listed = tx.revisions_list(&name("c")).await.unwrap();
+    let listed = tx.revisions_list(&name("c"), &ALL).await.unwrap().items;
     assert_eq!(
         listed.iter().map(|revision| revision.digest).collect::<Vec<_>>(),
         [two, one]
     );
     assert_eq!(tx.revision_newest(&name("c")).await.unwrap().unwrap().digest, two);
     assert_eq!(tx.revision_get(&name("c"), one).await.unwrap(), Some(first));
-    let components = tx.components_list().await.unwrap();
+    let components = tx.components_list(None, &ALL_NAMES).await.unwrap().items;
     assert_eq!(
         (components.len(), components[0].revisions, components[0].newest),
         (1, 2, two)
@@ -43,11 +52,14 @@ async fn an_upload_is_idempotent(_: PgPoolOptions, options: PgConnectOptions) {
         .unwrap();
     assert_eq!(again, (version.clone(), false));
     assert_eq!(
-        tx.graph_versions_list(&name("g")).await.unwrap(),
+        tx.graph_versions_list(&name("g"), &ALL).await.unwrap().items,
         std::slice::from_ref(&version)
     );
     assert_eq!(tx.graph_version_newest(&name("g")).await.unwrap(), Some(version));
-    assert_eq!(tx.graphs_list().await.unwrap()[0].versions, 1);
+    assert_eq!(
+        tx.graphs_list(None, &ALL_NAMES).await.unwrap().items[0].versions,
+        1
+    );
     drop(tx);
     fixture.finish().await;
 }
@@ -60,8 +72,8 @@ async fn deleting_hides_and_an_upload_brings_back(_: PgPoolOptions, options: PgC
     let (component, graph) = (Digest::of(b"component"), Digest::of(b"graph"));
     tx.component_delete(&name("c")).await.unwrap();
     tx.graph_delete(&name("g")).await.unwrap();
-    assert_eq!(tx.components_list().await.unwrap(), []);
-    assert_eq!(tx.graphs_list().await.unwrap(), []);
+    assert_eq!(tx.components_list(None, &ALL_NAMES).await.unwrap().items, []);
+    assert_eq!(tx.graphs_list(None, &ALL_NAMES).await.unwrap().items, []);
     assert_eq!(tx.revision_get(&name("c"), component).await.unwrap(), None);
     assert_eq!(tx.graph_version_get(&name("g"), graph).await.unwrap(), None);
     assert!(matches!(
@@ -86,8 +98,8 @@ async fn deleting_hides_and_an_upload_brings_back(_: PgPoolOptions, options: PgC
             .unwrap()
             .1
     );
-    assert_eq!(tx.components_list().await.unwrap().len(), 1);
-    assert_eq!(tx.graphs_list().await.unwrap().len(), 1);
+    assert_eq!(tx.components_list(None, &ALL_NAMES).await.unwrap().items.len(), 1);
+    assert_eq!(tx.graphs_list(None, &ALL_NAMES).await.unwrap().items.len(), 1);
     drop(tx);
     fixture.finish().await;
 }
@@ -106,7 +118,10 @@ async fn releases_are_numbered_and_the_last_is_current(_: PgPoolOptions, options
     assert_eq!(tx.release_insert(&name("d"), &bare).await.unwrap(), 2);
     let deployment = tx.deployment_get(&name("d")).await.unwrap().unwrap();
     assert_eq!((deployment.current.number, &deployment.current.spec), (2, &bare));
-    assert_eq!(tx.deployments_list().await.unwrap(), [deployment]);
+    assert_eq!(
+        tx.deployments_list(None, &ALL_NAMES).await.unwrap().items,
+        [deployment]
+    );
     assert_eq!(tx.release_get(&name("d"), 1).await.unwrap(), Some(first));
     assert_eq!(tx.release_get(&name("d"), 3).await.unwrap(), None);
     assert_eq!(tx.release_get(&name("d"), u32::MAX).await.unwrap(), None);
@@ -181,7 +196,7 @@ async fn a_deleted_name_goes_on_counting(_: PgPoolOptions, options: PgConnectOpt
     tx.deployment_delete(&name("d")).await.unwrap();
     assert_eq!(tx.deployment_get(&name("d")).await.unwrap(), None);
     assert_eq!(tx.release_get(&name("d"), 1).await.unwrap(), None);
-    assert_eq!(tx.deployments_list().await.unwrap(), []);
+    assert_eq!(tx.deployments_list(None, &ALL_NAMES).await.unwrap().items, []);
     assert!(matches!(
         tx.deployment_delete(&name("d")).await,
         Err(DbError::NotFound("deployment"))

@@ -1,6 +1,8 @@
 //! A migrated database, its roles, and postings to put into it.
 
-use db::{Action, Actor, Db, Options, PostingInsert, ReleaseSpec};
+use db::{
+    Action, Actor, AdminTx, Cut, Db, DbError, Options, PostingInsert, ReleaseSpec, Tenant, TenantFilter,
+};
 use domain::account::Account;
 use domain::energy::{Provenance, Root};
 use domain::posting::{
@@ -114,6 +116,14 @@ impl Fixture {
         self.db.close().await;
         self.owner.close().await;
     }
+}
+
+/// All tenants.
+pub async fn tenants(tx: &mut AdminTx) -> Result<Vec<Tenant>, DbError> {
+    let page = tx
+        .tenants_list(&TenantFilter::default(), &Cut::first(500))
+        .await?;
+    Ok(page.items)
 }
 
 /// Runs `statement` as `role` and `tenant`; the SQLSTATE if it fails. Nothing is kept.
