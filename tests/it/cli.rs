@@ -115,6 +115,85 @@ async fn who_gets_no_answer_learns_the_next_step() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_list_is_a_table_and_json() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let tenant = host.tenant("acacia").await?;
+    tenant
+        .deploy("echo", &[], json!({ "settings": { "token": "not-for-screens" } }))
+        .await?;
+    let called = tenant.invoke.infer("echo", echo()).await?;
+    host.final_receipt(&tenant.read, &called.receipt.context("a receipt")?)
+        .await?;
+    let url = host.admin.url("");
+    let (admin, manage) = (
+        host.admin.key().context("a key")?,
+        tenant.manage.key().context("a key")?,
+    );
+    for (key, list, word) in [
+        (admin, "tenant list", "acacia"),
+        (admin, "key list", "tenant:manage"),
+        (admin, "ledger balance", "uj"),
+        (admin, "ledger windows --limit 3", "window"),
+        (manage, "component list", "echo"),
+        (manage, "component ls echo", "sha256:"),
+        (manage, "deployment list", "echo"),
+        (manage, "receipt list", "infer"),
+    ] {
+        let line: Vec<_> = ["--url", &url, "--key", key]
+            .into_iter()
+            .chain(list.split(' '))
+            .collect();
+        let table = String::from_utf8(wattle(&line).await?.stdout)?;
+        assert!(
+            table.contains("──") && table.contains(word),
+            "{list}: {word} is not in\n{table}"
+        );
+        let output = wattle(&[&line[..], &["--json"]].concat()).await?;
+        let items: Value = serde_json::from_slice(&output.stdout)?;
+        assert!(
+            items["items"].as_array().is_some_and(|items| !items.is_empty()),
+            "{list}: {items}"
+        );
+    }
+
+    let one = async |line: &str| {
+        let line: Vec<_> = ["--url", &url, "--key", manage]
+            .into_iter()
+            .chain(line.split(' '))
+            .collect();
+        anyhow::Ok(String::from_utf8(wattle(&line).await?.stdout)?)
+    };
+    let shown = one("deployment show echo").await?;
+    for word in ["release 1", "component", "fuel=", "x FP32 [?]", "token"] {
+        assert!(shown.contains(word), "{word} is not in\n{shown}");
+    }
+    assert!(!shown.contains("not-for-screens"), "{shown}");
+    let empty = one("graph list").await?;
+    assert_eq!(empty, "(none)\n");
+    assert!(one("deployment rm echo").await?.contains("no more calls"));
+    assert_eq!(tenant.invoke.infer("echo", echo()).await?.status, 404);
+    let line = [
+        "--url",
+        &url,
+        "--key",
+        admin,
+        "tenant",
+        "storage",
+        &tenant.id,
+        "--max-mib",
+        "3",
+        "--json",
+    ];
+    let quota: Value = serde_json::from_slice(&wattle(&line).await?.stdout)?;
+    assert!(quota.to_string().contains(&(3 << 20).to_string()), "{quota}");
+    host.finish().await
+}
+
+fn echo() -> Value {
+    json!([{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] }])
+}
+
 #[tokio::test]
 async fn every_shell_gets_completions_of_every_subcommand() -> anyhow::Result<()> {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {

@@ -156,14 +156,26 @@ impl Client {
         let query: Vec<_> = filters.chain(cursor.map(|cursor| ("cursor", cursor))).collect();
         let page = read(path, self.send(self.request(Method::GET, path, &query)?).await?).await?;
         let page: Page = typed(path, page)?;
-        Ok((page.items, page.next))
+        let next = match page.next {
+            Value::Null => None,
+            Value::String(cursor) => Some(cursor),
+            number => Some(number.to_string()),
+        };
+        Ok((page.items, next))
     }
 
     /// Sends `body` to `path`.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let reply = self
-            .send(self.request(Method::POST, path, &[])?.json(body))
-            .await?;
+        self.write(Method::POST, path, body).await
+    }
+
+    /// Puts `body` at `path`.
+    pub async fn put(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.write(Method::PUT, path, body).await
+    }
+
+    async fn write(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let reply = self.send(self.request(method, path, &[])?.json(body)).await?;
         read(path, reply).await
     }
 
@@ -285,7 +297,7 @@ pub fn typed<T: DeserializeOwned>(path: &str, value: Value) -> Result<T, ClientE
 struct Page {
     items: Vec<Value>,
     #[serde(default)]
-    next: Option<String>,
+    next: Value,
 }
 
 /// A problem (RFC 9457), or the V2 protocol's own error.

@@ -19,6 +19,7 @@ pub enum ComponentCommand {
         file: PathBuf,
     },
     /// The tenant's components, or the revisions of one.
+    #[command(visible_alias = "ls")]
     List {
         /// Only this one.
         name: Option<Name>,

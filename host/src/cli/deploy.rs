@@ -59,7 +59,12 @@ pub async fn run(args: DeployArgs, client: &Client, json: bool) -> anyhow::Resul
         ("takes", &deployed["signature"]["inputs"]),
         ("gives", &deployed["signature"]["outputs"]),
     ] {
-        let tensors: Vec<_> = tensors.as_array().into_iter().flatten().map(describe).collect();
+        let tensors: Vec<_> = tensors
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(output::tensor)
+            .collect();
         output::say(format_args!("  {heading} {}", tensors.join(", ")))?;
     }
     for (alias, graph) in deployed["graphs"].as_object().into_iter().flatten() {
@@ -106,14 +111,4 @@ fn release(args: &DeployArgs) -> anyhow::Result<Value> {
         "limits": limits,
         "backend": args.backend,
     }))
-}
-
-/// A tensor of a signature, such as `rows FP32 [?,100]`.
-fn describe(tensor: &Value) -> String {
-    let axes = tensor["shape"].as_array().into_iter().flatten();
-    let axes: Vec<_> = axes
-        .map(|axis| axis.as_u64().map_or("?".to_owned(), |n| n.to_string()))
-        .collect();
-    let text = |field: &str| tensor[field].as_str().unwrap_or_default();
-    format!("{} {} [{}]", text("name"), text("dtype"), axes.join(","))
 }

@@ -19,6 +19,7 @@ pub enum GraphCommand {
         file: PathBuf,
     },
     /// The tenant's graphs, or the versions of one.
+    #[command(visible_alias = "ls")]
     List {
         /// Only this one.
         name: Option<Name>,

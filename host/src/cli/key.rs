@@ -33,6 +33,7 @@ pub enum KeyCommand {
         expires_at: Option<OffsetDateTime>,
     },
     /// Keys, without their secrets.
+    #[command(visible_alias = "ls")]
     List {
         /// Only this tenant's.
         #[arg(long)]

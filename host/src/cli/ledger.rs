@@ -13,6 +13,12 @@ use super::output::{self, Column, Style, energy, grouped, say};
 pub enum LedgerCommand {
     /// What each account holds.
     Balance,
+    /// The sealed windows and other postings, latest first.
+    Windows {
+        /// How many.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
     /// Whether the books balance against the meters; exits with 1 if they do not.
     Check,
 }
@@ -28,6 +34,19 @@ pub async fn run(command: LedgerCommand, client: &Client, json: bool) -> anyhow:
                 Column("amount", "/amount", Style::Number),
             ];
             output::list(&balances, &columns, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        LedgerCommand::Windows { limit } => {
+            let windows = client.list("/api/v1/ledger/windows", Some(limit)).await?;
+            let columns = [
+                Column("number", "/seq", Style::Number),
+                Column("kind", "/kind", Style::Text),
+                Column("from (UTC)", "/from", Style::Instant),
+                Column("to (UTC)", "/to", Style::Instant),
+                Column("energy", "/energy_uj", Style::Energy),
+                Column("hash", "/hash", Style::Text),
+            ];
+            output::list(&windows, &columns, json)?;
             Ok(ExitCode::SUCCESS)
         }
         LedgerCommand::Check => {

@@ -13,6 +13,7 @@ mod component;
 mod config;
 mod demo;
 mod deploy;
+mod deployment;
 mod doctor;
 mod error;
 mod graph;
@@ -102,6 +103,9 @@ pub enum Command {
     Graph(graph::GraphCommand),
     /// Create a deployment, or a new release of it.
     Deploy(deploy::DeployArgs),
+    /// Named routes to pipelines.
+    #[command(subcommand)]
+    Deployment(deployment::DeploymentCommand),
     /// Call a deployment.
     Invoke(invoke::InvokeArgs),
     /// What a call used and what it cost.
@@ -208,6 +212,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Key(command) => key::run(command, &client, common.json).await?,
         Command::Component(command) => component::run(command, &client, common.json).await?,
         Command::Graph(command) => graph::run(command, &client, common.json).await?,
+        Command::Deployment(command) => deployment::run(command, &client, common.json).await?,
         Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,

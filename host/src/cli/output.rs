@@ -124,6 +124,16 @@ pub fn upload_bar(bytes: u64, file: &Path) -> ProgressBar {
     bar
 }
 
+/// A tensor of a signature, such as `rows FP32 [?,100]`.
+pub fn tensor(tensor: &Value) -> String {
+    let axes = tensor["shape"].as_array().into_iter().flatten();
+    let axes: Vec<_> = axes
+        .map(|axis| axis.as_u64().map_or("?".to_owned(), |n| n.to_string()))
+        .collect();
+    let text = |field: &str| tensor[field].as_str().unwrap_or_default();
+    format!("{} {} [{}]", text("name"), text("dtype"), axes.join(","))
+}
+
 /// Energy in a unit that keeps the figure readable, from microjoules.
 pub fn energy(uj: u64) -> String {
     match uj {

@@ -22,6 +22,7 @@ pub struct ReceiptArgs {
 #[derive(Subcommand, Debug)]
 enum ReceiptCommand {
     /// The tenant's receipts, latest first.
+    #[command(visible_alias = "ls")]
     List {
         /// How many.
         #[arg(long, default_value_t = 20)]

@@ -1,7 +1,7 @@
 //! `wattle tenant`
 
 use clap::Subcommand;
-use domain::Name;
+use domain::{Name, TenantId};
 use serde_json::json;
 
 use super::client::Client;
@@ -16,10 +16,19 @@ pub enum TenantCommand {
         name: Name,
     },
     /// Tenants by name.
+    #[command(visible_alias = "ls")]
     List {
         /// Only those of this status: active, suspended or closed.
         #[arg(long)]
         status: Option<String>,
+    },
+    /// Set how much a tenant may store; what is stored already stays.
+    Storage {
+        /// The tenant's id.
+        id: TenantId,
+        /// MiB of components and graphs; the host's default without.
+        #[arg(long)]
+        max_mib: Option<u64>,
     },
 }
 
@@ -48,6 +57,18 @@ pub async fn run(command: TenantCommand, client: &Client, json: bool) -> anyhow:
                 Column("created (UTC)", "/created_at", Style::Instant),
             ];
             output::list(&tenants, &columns, json)
+        }
+        TenantCommand::Storage { id, max_mib } => {
+            let max_bytes = max_mib.map(|mib| mib.saturating_mul(1 << 20));
+            let body = json!({ "max_bytes": max_bytes });
+            let tenant = client
+                .put(&format!("/api/v1/tenants/{id}/storage"), &body)
+                .await?;
+            if json {
+                return output::say_json(&tenant);
+            }
+            let most = max_bytes.map_or_else(|| "the host's default".to_owned(), output::bytes);
+            Ok(output::say(format_args!("tenant {id} may store {most}"))?)
         }
     }
 }
