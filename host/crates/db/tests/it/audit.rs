@@ -1,6 +1,6 @@
 //! The audit finds nothing in a sound ledger, and each kind of damage in a damaged one.
 
-use db::{Gap, Totals};
+use db::{Cut, Gap, Totals};
 use domain::account::Account;
 use domain::posting::{Posting, Unit};
 use domain::{Digest, TenantId};
@@ -79,14 +79,18 @@ async fn a_sound_ledger_balances(_: PgPoolOptions, options: PgConnectOptions) {
     assert_eq!(of(Account::Idle, Unit::Uj), Some(65));
     assert_eq!(balances.iter().map(|balance| balance.amount).sum::<i64>(), 0);
 
-    let page = tx.windows(None, 2).await.unwrap();
+    let page = tx.windows(&Cut::first(2)).await.unwrap();
     assert_eq!(
-        (page.len(), page[1].hash, page[1].energy_uj),
+        (page.items.len(), page.items[1].hash, page.items[1].energy_uj),
         (2, second.hash, Some(100))
     );
-    let page = tx.windows(Some(page[1].id), 2).await.unwrap();
+    let cut = Cut {
+        after: page.next,
+        limit: 2,
+    };
+    let page = tx.windows(&cut).await.unwrap();
     assert_eq!(
-        (page.len(), page[0].prev_hash, page[0].energy_uj),
+        (page.items.len(), page.items[0].prev_hash, page.items[0].energy_uj),
         (1, second.hash, None)
     );
     drop(tx);
