@@ -228,11 +228,6 @@ impl HostProcess {
         tenant(&self.admin().await?, "acacia").await
     }
 
-    /// The process id of the running host.
-    pub fn pid(&self) -> anyhow::Result<u32> {
-        Ok(self.running.as_ref().context("no host runs")?.child.id())
-    }
-
     /// Asks the host to drain and waits until it and its Postgres have ended.
     pub async fn terminate(&mut self) -> anyhow::Result<()> {
         kill(self.running()?.child.id(), Signal::TERM)?;
