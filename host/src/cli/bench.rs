@@ -264,17 +264,24 @@ impl Report {
         })
     }
 
-    fn facts(&self, args: &BenchArgs, body_bytes: usize) -> Vec<(&'static str, String)> {
-        let answers = self.tally.latencies_us.len() as u64;
-        let latency = self
-            .latency_us()
-            .map(|(name, us)| format!("{name} {:.2} ms", f64::from(us) / 1e3));
+    fn errors(&self) -> String {
         let errors: Vec<_> = self
             .tally
             .errors
             .iter()
             .map(|(code, count)| format!("{count} {code}"))
             .collect();
+        match errors.is_empty() {
+            true => "none".to_owned(),
+            false => errors.join(" · "),
+        }
+    }
+
+    fn facts(&self, args: &BenchArgs, body_bytes: usize) -> Vec<(&'static str, String)> {
+        let answers = self.tally.latencies_us.len() as u64;
+        let latency = self
+            .latency_us()
+            .map(|(name, us)| format!("{name} {:.2} ms", f64::from(us) / 1e3));
         let each = |uj: u64, of: u64| match uj.checked_div(of) {
             Some(each) => format!(
                 "{} a call, from {} of {} answers",
@@ -304,14 +311,7 @@ impl Report {
                 ),
             ),
             ("latency", latency.join(" · ")),
-            (
-                "errors",
-                if errors.is_empty() {
-                    "none".to_owned()
-                } else {
-                    errors.join(" · ")
-                },
-            ),
+            ("errors", self.errors()),
             (
                 "energy",
                 format!(

@@ -127,7 +127,7 @@ pub fn unreachable(url: &str, error: &reqwest::Error) -> ClientError {
 
 /// What `error` was made of. An I/O error passes over what it wraps and gives that one's source.
 fn inside<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref().and_then(io::Error::get_ref) {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
         None => error.source(),
     }

@@ -117,9 +117,8 @@ pub fn settings(path: Option<&Path>) -> (Vec<Setting>, Vec<ConfigError>) {
         // Every value has been through its parser: what is left to refuse is nothing.
         return (Vec::new(), errors);
     };
-    match ServeArgs::from_arg_matches(&matches).map(|serve| serve.check()) {
-        Ok(Err(ConfigErrors(crossed))) => errors.extend(crossed),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(ConfigErrors(crossed))) = ServeArgs::from_arg_matches(&matches).map(|serve| serve.check()) {
+        errors.extend(crossed);
     }
     let settings = command.get_arguments().map(|flag| setting(flag, &matches, &file));
     (settings.collect(), errors)
