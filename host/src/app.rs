@@ -22,6 +22,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
+use crate::flow::collect;
 use crate::flow::live::Live;
 use crate::flow::recover::{RecoverError, Restart, recover};
 use crate::flow::releases::Releases;
@@ -91,6 +92,7 @@ pub struct Tasks {
     seal: JoinHandle<()>,
     post: JoinHandle<()>,
     revocations: JoinHandle<()>,
+    collector: JoinHandle<()>,
 }
 
 /// What keeps a host from starting.
@@ -260,6 +262,7 @@ impl Tasks {
             seal: tokio::spawn(seal.run(app.clone(), send, stop.clone())),
             post: tokio::spawn(post(app.clone(), receive, give_up.clone())),
             revocations: tokio::spawn(keys::heed_revocations(app.clone())),
+            collector: tokio::spawn(collect::run(app.clone())),
             stop,
             give_up,
         }
@@ -269,6 +272,7 @@ impl Tasks {
     pub async fn drain(self, app: &App) {
         app.begin_drain();
         self.revocations.abort();
+        self.collector.abort();
         let patience = Duration::from_secs(app.config.drain_s);
         let ended = tokio::time::timeout(patience, async {
             while app.live.running() > 0 {
@@ -341,12 +345,14 @@ fn inference(config: &ServeArgs, worker: WorkerOptions) -> Inference {
     Inference::new(options, worker)
 }
 
-/// The node's id: minted when its name is first seen in the database.
+/// The node's id: minted when its name is first seen in the database. What the node worked on under an
+/// idempotency key when it died may be tried again.
 async fn node_id(ground: &Ground, config: &ServeArgs) -> Result<NodeId, StartError> {
     let mut tx = ground.db.admin_tx().await?;
     let node = tx
         .node_ensure(NodeId(ground.clock.mint()), config.node.as_str())
         .await?;
+    tx.idempotency_release(node).await?;
     tx.commit().await?;
     Ok(node)
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domain::Digest;
+use futures::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use time::OffsetDateTime;
 
 /// The store of blobs: a folder now, whatever `object_store` speaks later.
 #[derive(Clone)]
@@ -52,9 +54,36 @@ impl Blobs {
             false => Err(BlobError::Damaged(digest)),
         }
     }
+
+    /// What was written before `at`.
+    pub async fn written_before(&self, at: OffsetDateTime) -> Result<Vec<Digest>, BlobError> {
+        let all: Vec<_> = self.0.list(Some(&Key::from(FOLDER))).try_collect().await?;
+        let old = all
+            .iter()
+            .filter(|blob| blob.last_modified.timestamp_micros() < micros(at));
+        // A file that is no blob is not ours to judge.
+        Ok(old
+            .filter_map(|blob| format!("{FOLDER}:{}", blob.location.filename()?).parse().ok())
+            .collect())
+    }
+
+    /// Deletes the bytes of `digest`; none are as good.
+    pub async fn delete(&self, digest: Digest) -> Result<(), BlobError> {
+        match self.0.delete(&key(digest)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The folder of blobs, which is the name of the digest.
+const FOLDER: &str = "sha256";
+
+fn micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
 
 fn key(digest: Digest) -> Key {
     let hex = digest.hex();
-    Key::from(format!("sha256/{}/{hex}", &hex[..2]))
+    Key::from(format!("{FOLDER}/{}/{hex}", &hex[..2]))
 }

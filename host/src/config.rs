@@ -79,6 +79,9 @@ pub struct ServeArgs {
     /// Bytes of components and graphs that a tenant may store unless an admin says otherwise, in MiB.
     #[arg(long, env = "WATTLE_STORAGE_MAX_MIB", default_value_t = 10_240, value_parser = clap::value_parser!(u64).range(..=1 << 40))]
     pub storage_max_mib: u64,
+    /// Components and graphs that a tenant may upload in an hour unless an admin says otherwise.
+    #[arg(long, env = "WATTLE_UPLOADS_MAX_PER_HOUR", default_value_t = 600, value_parser = clap::value_parser!(u32).range(..=1 << 30))]
+    pub uploads_max_per_hour: u32,
     /// Code and graphs that stay loaded between calls, of all tenants together, in MiB.
     #[arg(long, env = "WATTLE_LOADED_MAX_MIB", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(..=1 << 40))]
     pub loaded_max_mib: u64,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use db::{Actor, TenantStatus};
+use db::{Actor, KeyEvent, TenantStatus};
 use sha2::{Digest as _, Sha256};
 
 use crate::app::App;
@@ -112,38 +112,45 @@ impl Keys {
         if self.recovery().as_ref().is_some_and(|key| key.hash == hash) {
             return Ok(first_admin(Actor::Recovery));
         }
-        let lookup = async || app.db.key_lookup(hash).await?.ok_or(Error::Unauthorised);
+        let lookup = async || {
+            let key = app.db.key_lookup(hash).await?.ok_or(Error::Unauthorised)?;
+            if let Some(tenant) = key.tenant {
+                app.admission.share(tenant, key.concurrency_max);
+            }
+            Ok(key)
+        };
         let key = self.seen.get(hash, lookup).await?;
         let now = app.clock.now();
         if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
             return Err(Error::Unauthorised);
         }
-        match key.tenant_status {
-            Some(status) if status != TenantStatus::Active => {
-                Err(Error::TenantInactive(status.as_str().to_owned()))
-            }
-            _ => Ok(Principal {
-                actor: Actor::Key {
-                    id: key.id,
-                    role: key.role,
-                },
-                tenant: key.tenant,
-            }),
+        if key.tenant_status == Some(TenantStatus::Closed) {
+            return Err(Error::TenantClosed);
         }
+        Ok(Principal {
+            actor: Actor::Key {
+                id: key.id,
+                role: key.role,
+            },
+            tenant: key.tenant,
+            expires_at: key.expires_at,
+            suspended: key.tenant_status == Some(TenantStatus::Suspended),
+        })
     }
 
     fn recovery(&self) -> MutexGuard<'_, Option<Recovery>> {
         self.recovery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the recovery key: an admin key is about to be there.
-    pub fn recovered(&self) -> Result<(), std::io::Error> {
+    /// Ends the recovery key, as an admin key is about to be there; whether there was one.
+    pub fn recovered(&self) -> Result<bool, std::io::Error> {
         let mut recovery = self.recovery();
-        if let Some(spent) = recovery.as_ref() {
-            std::fs::remove_file(&spent.path)?;
-            *recovery = None;
-        }
-        Ok(())
+        let Some(spent) = recovery.as_ref() else {
+            return Ok(false);
+        };
+        std::fs::remove_file(&spent.path)?;
+        *recovery = None;
+        Ok(true)
     }
 
     /// Asks again for every key at its next use.
@@ -152,9 +159,14 @@ impl Keys {
     }
 }
 
-/// Who holds a key that is good until the next admin key is made.
+/// Who holds a secret that makes one admin key and nothing else.
 fn first_admin(actor: Actor) -> Principal {
-    Principal { actor, tenant: None }
+    Principal {
+        actor,
+        tenant: None,
+        expires_at: None,
+        suspended: false,
+    }
 }
 
 /// The bootstrap key is spent by the first admin key, also when that one has ended: otherwise a secret that
@@ -163,6 +175,14 @@ async fn bootstrap(app: &App) -> Result<Principal, Error> {
     match app.db.admin_tx().await?.admin_key_exists().await? {
         true => Err(Error::BootstrapSpent),
         false => Ok(first_admin(Actor::Bootstrap)),
+    }
+}
+
+fn heed(app: &App, event: KeyEvent) {
+    app.keys.ask_again();
+    if let KeyEvent::Tenant(tenant) = event {
+        // Suspended, closed or back: what it needs is loaded again.
+        app.releases.forget_all(tenant);
     }
 }
 
@@ -177,7 +197,7 @@ pub async fn heed_revocations(app: Arc<App>) {
                 .listen_keys()
                 .await
                 .map(|listening| events = Some(listening)),
-            Some(events) => events.next().await.map(|_event| app.keys.ask_again()),
+            Some(events) => events.next().await.map(|event| heed(&app, event)),
         };
         if let Err(error) = next {
             tracing::debug!(%error, "no news of revocations");

@@ -33,12 +33,7 @@ async fn every_act_leaves_a_line_and_a_refusal_none() -> anyhow::Result<()> {
         .delete("/api/v1/deployments/tabular")
         .await?
         .expect(204)?;
-    let quota = format!("/api/v1/tenants/{}/storage", tenant.id);
-    let quota = host
-        .admin
-        .request("PUT".parse()?, &quota)
-        .json(&json!({ "max_bytes": 7 }));
-    host.admin.send(quota).await?.expect(200)?;
+    host.change(&tenant, json!({ "storage_max_bytes": 7 })).await?;
     let keys = format!("/api/v1/keys?role=tenant%3Ainvoke&tenant={}", tenant.id);
     let key = host.admin.get(&keys).await?.expect(200)?["items"][0]["id"]
         .as_str()
@@ -71,7 +66,7 @@ async fn every_act_leaves_a_line_and_a_refusal_none() -> anyhow::Result<()> {
         lines(&events),
         [
             ("key.revoke", "key", id),
-            ("tenant.set_storage", "key", id),
+            ("tenant.update", "key", id),
             ("deployment.hide", "key", id),
             ("deployment.release", "key", id),
             ("deployment.create", "key", id),
@@ -88,7 +83,7 @@ async fn every_act_leaves_a_line_and_a_refusal_none() -> anyhow::Result<()> {
     assert_eq!((&first["object"], &first["role"]), (&json!(key), &json!("admin")));
     assert_eq!(first["key"], last["object"], "the first admin key has done it");
     assert_eq!(last["key"], Value::Null);
-    assert_eq!(events[1]["details"], json!({ "max_bytes": 7 }));
+    assert_eq!(events[1]["details"], json!({ "storage_max_bytes": 7 }));
     assert_eq!(
         (&events[3]["object"], &events[3]["details"], &events[3]["role"]),
         (

@@ -179,9 +179,9 @@ async fn every_list_is_a_table_and_json() -> anyhow::Result<()> {
         "--key",
         admin,
         "tenant",
-        "storage",
+        "quota",
         &tenant.id,
-        "--max-mib",
+        "--storage-mib",
         "3",
         "--json",
     ];

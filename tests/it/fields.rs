@@ -78,10 +78,10 @@ async fn bodies_that_are_no_object() -> anyhow::Result<()> {
     let host = TestHost::start().await?;
     let tenant = host.tenant("acacia").await?;
     tenant.deploy("echo", &[], json!({})).await?;
-    let storage = format!("/api/v1/tenants/{}/storage", tenant.id);
+    let change = format!("/api/v1/tenants/{}", tenant.id);
     let routes = [
         (&host.admin, Method::POST, "/api/v1/tenants"),
-        (&host.admin, Method::PUT, storage.as_str()),
+        (&host.admin, Method::PATCH, change.as_str()),
         (&host.admin, Method::POST, "/api/v1/keys"),
         (&tenant.manage, Method::POST, "/api/v1/deployments"),
         (&tenant.manage, Method::POST, "/api/v1/deployments/echo/releases"),
@@ -240,19 +240,28 @@ async fn fields_of_what_admins_send() -> anyhow::Result<()> {
         )
         .await;
     for size in sizes {
-        let body = format!(r#"{{"max_bytes":{size}}}"#);
-        let path = format!("/api/v1/tenants/{id}/storage");
+        let path = format!("/api/v1/tenants/{id}");
+        for field in ["storage_max_bytes", "concurrency_max", "uploads_max_per_hour"] {
+            let body = format!(r#"{{"{field}":{size}}}"#);
+            cases
+                .json(admin, Method::PATCH, &path, &body, invalid(field))
+                .await;
+        }
+    }
+    for status in ["7", r#""gone""#, r#"{"active":null}"#, r#"["active"]"#] {
+        let path = format!("/api/v1/tenants/{id}");
+        let body = format!(r#"{{"status":{status}}}"#);
         cases
-            .json(admin, Method::PUT, &path, &body, invalid("max_bytes"))
+            .json(admin, Method::PATCH, &path, &body, invalid("status"))
             .await;
     }
-    let path = format!("/api/v1/tenants/{NOTHING}/storage");
+    let path = format!("/api/v1/tenants/{NOTHING}");
     cases
         .json(
             admin,
-            Method::PUT,
+            Method::PATCH,
             &path,
-            r#"{"max_bytes":1}"#,
+            r#"{"storage_max_bytes":1}"#,
             refused(404, "tenant_not_found"),
         )
         .await;
@@ -469,6 +478,8 @@ async fn paths_that_lead_nowhere() -> anyhow::Result<()> {
         (Method::POST, "/api/v1/components/{}/revisions"),
         (Method::GET, "/api/v1/graphs/{}/versions"),
         (Method::POST, "/api/v1/graphs/{}/versions"),
+        (Method::DELETE, "/api/v1/components/{}"),
+        (Method::DELETE, "/api/v1/graphs/{}"),
         (Method::GET, "/api/v1/deployments/{}"),
         (Method::DELETE, "/api/v1/deployments/{}"),
         (Method::POST, "/api/v1/deployments/{}/releases"),
@@ -478,11 +489,29 @@ async fn paths_that_lead_nowhere() -> anyhow::Result<()> {
         (&host.admin, Method::GET, "/api/v1/tenants/{}", "tenant_not_found"),
         (
             &host.admin,
-            Method::PUT,
-            "/api/v1/tenants/{}/storage",
+            Method::PATCH,
+            "/api/v1/tenants/{}",
             "tenant_not_found",
         ),
         (&host.admin, Method::DELETE, "/api/v1/keys/{}", "key_not_found"),
+        (
+            &host.admin,
+            Method::POST,
+            "/api/v1/keys/{}/rotate",
+            "key_not_found",
+        ),
+        (
+            &tenant.manage,
+            Method::DELETE,
+            "/api/v1/components/echo/revisions/{}",
+            "revision_not_found",
+        ),
+        (
+            &tenant.manage,
+            Method::DELETE,
+            "/api/v1/graphs/echo/versions/{}",
+            "version_not_found",
+        ),
         (
             &tenant.manage,
             Method::GET,

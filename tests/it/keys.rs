@@ -55,7 +55,29 @@ async fn who_holds_the_data_directory_recovers_from_lost_admin_keys() -> anyhow:
     host.start("standard", None).await?;
     let body = json!({ "name": "admin", "role": "admin" });
     let bootstrap = host.client(Some(&host.bootstrap_key()?))?;
-    bootstrap.post("/api/v1/keys", &body).await?.expect(201)?;
+    problem(
+        &bootstrap.get("/api/v1/tenants").await?,
+        403,
+        "first_admin_key_only",
+    )?;
+    problem(
+        &bootstrap.get("/api/v1/ledger/check").await?,
+        403,
+        "first_admin_key_only",
+    )?;
+    let billing = json!({ "name": "b", "role": "billing" });
+    problem(
+        &bootstrap.post("/api/v1/keys", &billing).await?,
+        403,
+        "first_admin_key_only",
+    )?;
+    // Of several at once, one makes a key.
+    let asked = futures::future::try_join_all((0..6).map(|_| bootstrap.post("/api/v1/keys", &body))).await?;
+    let (made, refused): (Vec<_>, Vec<_>) = asked.iter().partition(|answer| answer.status == 201);
+    assert_eq!((made.len(), refused.len()), (1, 5), "{asked:?}");
+    for answer in refused {
+        problem(answer, 401, "bootstrap_key_spent")?;
+    }
 
     let mut recover = std::process::Command::new(guests::wattle()?);
     let recover = recover
@@ -76,8 +98,17 @@ async fn who_holds_the_data_directory_recovers_from_lost_admin_keys() -> anyhow:
     host.start("standard", None).await?;
 
     let recovery = host.client(Some(secret.trim()))?;
-    recovery.get("/api/v1/keys").await?.expect(200)?;
-    let key = recovery.post("/api/v1/keys", &body).await?.expect(201)?;
+    problem(&recovery.get("/api/v1/keys").await?, 403, "first_admin_key_only")?;
+    let both = tokio::join!(
+        recovery.post("/api/v1/keys", &body),
+        recovery.post("/api/v1/keys", &body)
+    );
+    let (made, refused) = match (both.0?, both.1?) {
+        (one, two) if one.status == 201 => (one, two),
+        (one, two) => (two, one),
+    };
+    problem(&refused, 401, "unauthorised")?;
+    let key = made.expect(201)?;
     problem(&recovery.get("/api/v1/keys").await?, 401, "unauthorised")?;
     assert!(!std::fs::exists(&path)?, "it is good for one admin key");
     let admin = recovery.with_key(text(&key, "secret")?);
@@ -159,14 +190,26 @@ const ROUTES: &[(&str, &str, &str, &str)] = &[
     ("POST", "/api/v1/tenants", r#"{"name":"A"}"#, "a"),
     ("GET", "/api/v1/tenants", "", "a"),
     ("GET", "/api/v1/tenants/nobody", "", "a"),
-    ("PUT", "/api/v1/tenants/nobody/storage", r#"{"max_bytes":1}"#, "a"),
+    ("PATCH", "/api/v1/tenants/nobody", "{}", "a"),
+    ("GET", "/api/v1/tenant", "", "mir"),
     ("POST", "/api/v1/keys", r#"{"name":"","role":"admin"}"#, "a"),
-    ("GET", "/api/v1/keys", "", "a"),
-    ("DELETE", "/api/v1/keys/nobody", "", "a"),
+    (
+        "POST",
+        "/api/v1/keys",
+        r#"{"name":"","role":"tenant:read"}"#,
+        "am",
+    ),
+    ("GET", "/api/v1/keys", "", "am"),
+    ("DELETE", "/api/v1/keys/nobody", "", "am"),
+    ("POST", "/api/v1/keys/nobody/rotate", "{}", "am"),
     ("GET", "/api/v1/components", "", "mr"),
     ("GET", "/api/v1/components/none/revisions", "", "mr"),
     ("POST", "/api/v1/components/none/revisions", "no wasm", "m"),
+    ("DELETE", "/api/v1/components/none", "", "m"),
+    ("DELETE", "/api/v1/components/none/revisions/none", "", "m"),
     ("GET", "/api/v1/graphs", "", "mr"),
+    ("DELETE", "/api/v1/graphs/none", "", "m"),
+    ("DELETE", "/api/v1/graphs/none/versions/none", "", "m"),
     ("GET", "/api/v1/graphs/none/versions", "", "mr"),
     ("POST", "/api/v1/graphs/none/versions", "no graph", "m"),
     ("GET", "/api/v1/deployments", "", "mr"),

@@ -21,7 +21,7 @@ const CALLERS: [&str; 9] = [
 ];
 
 /// What each caller gets: `+` in (whatever becomes of the request then), `1` 401 unauthorised,
-/// `3` 403 forbidden, `s` 403 tenant_inactive.
+/// `3` 403 forbidden, `s` 403 tenant_suspended.
 ///
 /// A new route needs a row: its method and path as the document has them, and one of these.
 const ROUTES: &[(&str, &str, &str)] = &[
@@ -29,14 +29,20 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/tenants", ADMIN),
     ("POST", "/api/v1/tenants", ADMIN),
     ("GET", "/api/v1/tenants/{id}", ADMIN),
-    ("PUT", "/api/v1/tenants/{id}/storage", ADMIN),
-    ("GET", "/api/v1/keys", ADMIN),
-    ("POST", "/api/v1/keys", ADMIN),
-    ("DELETE", "/api/v1/keys/{id}", ADMIN),
+    ("PATCH", "/api/v1/tenants/{id}", ADMIN),
+    ("GET", "/api/v1/tenant", BELONGS),
+    ("GET", "/api/v1/keys", KEYS),
+    ("POST", "/api/v1/keys", KEYS),
+    ("DELETE", "/api/v1/keys/{id}", KEYS),
+    ("POST", "/api/v1/keys/{id}/rotate", KEYS),
     ("GET", "/api/v1/components", READ),
     ("GET", "/api/v1/components/{name}/revisions", READ),
     ("POST", "/api/v1/components/{name}/revisions", MANAGE),
+    ("DELETE", "/api/v1/components/{name}", MANAGE),
+    ("DELETE", "/api/v1/components/{name}/revisions/{revision}", MANAGE),
     ("GET", "/api/v1/graphs", READ),
+    ("DELETE", "/api/v1/graphs/{name}", MANAGE),
+    ("DELETE", "/api/v1/graphs/{name}/versions/{version}", MANAGE),
     ("GET", "/api/v1/graphs/{name}/versions", READ),
     ("POST", "/api/v1/graphs/{name}/versions", MANAGE),
     ("GET", "/api/v1/deployments", READ),
@@ -74,12 +80,13 @@ const ROUTES: &[(&str, &str, &str)] = &[
 //                     |||||||suspended
 //                     ||||||||revoked
 const ANYONE: &str = "+++++++++";
-const ADMIN: &str = "1+33333s1";
-const AUDIT: &str = "1+++333s1";
-const BELONGS: &str = "1333+++s1";
-const USAGE: &str = "1++++3+s1";
-const TRAIL: &str = "1+3++3+s1";
-const READ: &str = "1333+3+s1";
+const ADMIN: &str = "1+3333331";
+const AUDIT: &str = "1+++33331";
+const BELONGS: &str = "1333++++1";
+const USAGE: &str = "1++++3++1";
+const TRAIL: &str = "1+3++3++1";
+const KEYS: &str = "1+33+33s1";
+const READ: &str = "1333+3++1";
 const INVOKE: &str = "1333++3s1";
 const MANAGE: &str = "1333+33s1";
 
@@ -88,7 +95,11 @@ async fn callers(host: &TestHost) -> anyhow::Result<Vec<Client>> {
     let suspended = host.tenant("wattle").await?;
     let id = suspended.id.parse()?;
     let mut tx = host.app.db.admin_tx().await?;
-    tx.tenant_set_status(id, db::TenantStatus::Suspended).await?;
+    let change = db::TenantChange {
+        status: Some(db::TenantStatus::Suspended),
+        ..db::TenantChange::default()
+    };
+    tx.tenant_update(id, &change).await?;
     tx.commit().await?;
     let revoked = host.key("tenant:manage", Some(&tenant.id)).await?;
     let keys = host.admin.get("/api/v1/keys").await?.expect(200)?;
@@ -121,7 +132,8 @@ async fn mark(caller: &Client, method: &str, path: &str) -> anyhow::Result<char>
     let path = path
         .replace("{name}", "nothing")
         .replace("{number}", "1")
-        .replace("{version}", "1");
+        .replace("{version}", "1")
+        .replace("{revision}", "1");
     let path = path.replace("{id}", "00000000-0000-7000-8000-000000000000");
     ensure!(!path.contains('{'), "say what stands in {path}");
     let mut request = caller.request(Method::from_bytes(method.as_bytes())?, &path);
@@ -134,7 +146,7 @@ async fn mark(caller: &Client, method: &str, path: &str) -> anyhow::Result<char>
     match (answer.status, &code[..]) {
         (401, "unauthorised") => Ok('1'),
         (403, "forbidden") => Ok('3'),
-        (403, "tenant_inactive") => Ok('s'),
+        (403, "tenant_suspended") => Ok('s'),
         (401 | 403, code) => anyhow::bail!("no mark for {code}"),
         _ => Ok('+'),
     }

@@ -34,19 +34,16 @@ async fn a_tenants_storage_has_a_quota() -> anyhow::Result<()> {
         .expect(200)?;
     let used = listed["items"][0]["bytes"].as_u64().unwrap();
 
-    let quota = format!("/api/v1/tenants/{}/storage", tenant.id);
+    let quota = format!("/api/v1/tenants/{}", tenant.id);
     let set = async |client: &tests::Client, max_bytes: serde_json::Value| {
-        let request = client
-            .request("PUT".parse()?, &quota)
-            .json(&json!({ "max_bytes": max_bytes }));
-        client.send(request).await
+        client
+            .patch(&quota, &json!({ "storage_max_bytes": max_bytes }))
+            .await
     };
     let limit = used + net.len() as u64 - 1;
     assert_eq!(set(&tenant.manage, json!(limit)).await?.code(), "forbidden");
     assert_eq!(set(&host.admin, json!(-1)).await?.code(), "invalid_field");
     assert_eq!(set(&host.admin, json!(u64::MAX)).await?.code(), "invalid_field");
-    let silent = host.admin.request("PUT".parse()?, &quota).json(&json!({}));
-    assert_eq!(host.admin.send(silent).await?.code(), "invalid_field");
     let shown = set(&host.admin, json!(limit)).await?.expect(200)?;
     assert_eq!(shown["storage_max_bytes"], limit);
 
@@ -77,12 +74,8 @@ async fn uploads_at_once_stay_within_the_quota() -> anyhow::Result<()> {
         .map(|number| [net.as_slice(), &[0xfa, 0x3f, 1, number]].concat())
         .collect();
     let max_bytes = files[0].len() as u64 * 3;
-    let path = format!("/api/v1/tenants/{}/storage", tenant.id);
-    let request = host
-        .admin
-        .request("PUT".parse()?, &path)
-        .json(&json!({ "max_bytes": max_bytes }));
-    host.admin.send(request).await?.expect(200)?;
+    host.change(&tenant, json!({ "storage_max_bytes": max_bytes }))
+        .await?;
     let uploads = files
         .into_iter()
         .map(|bytes| upload(&tenant, "graph", "net", bytes));

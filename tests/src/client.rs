@@ -29,6 +29,10 @@ pub struct Answer {
     pub fuel: Option<u64>,
     /// The header `server-timing`.
     pub timing: Option<String>,
+    /// The header `retry-after`, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// Whether it is the answer to an earlier request under the same idempotency key.
+    pub replayed: bool,
     /// The content type.
     pub content_type: String,
 }
@@ -140,6 +144,7 @@ impl Client {
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (receipt, energy) = (header("wattle-receipt"), header("wattle-energy-uj"));
         let (fuel, timing) = (header("wattle-fuel"), header("server-timing"));
+        let (retry_after, replayed) = (header("retry-after"), header("idempotency-replayed"));
         let content_type = header("content-type").unwrap_or_default();
         let status = response.status().as_u16();
         let bytes = response.bytes().await.context("the answer broke off")?;
@@ -152,6 +157,8 @@ impl Client {
             energy_uj: number(energy),
             fuel: number(fuel),
             timing,
+            retry_after_s: number(retry_after),
+            replayed: replayed.as_deref() == Some("true"),
             content_type,
         })
     }
@@ -187,6 +194,11 @@ impl Client {
     /// POST of JSON.
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
         self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// PATCH of JSON.
+    pub async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send(self.request(Method::PATCH, path).json(body)).await
     }
 
     /// POST of bytes.

@@ -193,6 +193,12 @@ impl TestHost {
         })
     }
 
+    /// Changes a tenant as an admin does, and gives it as it is then.
+    pub async fn change(&self, tenant: &Tenant, change: Value) -> anyhow::Result<Value> {
+        let path = format!("/api/v1/tenants/{}", tenant.id);
+        self.admin.patch(&path, &change).await?.expect(200)
+    }
+
     /// Waits until a receipt is final.
     pub async fn final_receipt(&self, reader: &Client, id: &str) -> anyhow::Result<Value> {
         for _ in 0..600 {

@@ -169,9 +169,9 @@ impl Client {
         self.write(Method::POST, path, body).await
     }
 
-    /// Puts `body` at `path`.
-    pub async fn put(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        self.write(Method::PUT, path, body).await
+    /// Changes what is at `path`.
+    pub async fn patch(&self, path: &str, change: &Value) -> anyhow::Result<Value> {
+        self.write(Method::PATCH, path, change).await
     }
 
     async fn write(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {

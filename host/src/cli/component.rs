@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use domain::Name;
+use domain::{Digest, Name};
+use serde_json::json;
 
 use super::client::Client;
 use super::output::{self, Column, Style};
@@ -24,11 +25,33 @@ pub enum ComponentCommand {
         /// Only this one.
         name: Option<Name>,
     },
+    /// Hide a component, or one revision of it. What is deployed goes on.
+    Rm {
+        /// The component's name.
+        name: Name,
+        /// Only this revision.
+        #[arg(long)]
+        revision: Option<Digest>,
+    },
 }
 
 /// Does it.
 pub async fn run(command: ComponentCommand, client: &Client, json: bool) -> anyhow::Result<()> {
     match command {
+        ComponentCommand::Rm { name, revision } => {
+            let whole = format!("/api/v1/components/{name}");
+            let path = match revision {
+                Some(revision) => format!("{whole}/revisions/{revision}"),
+                None => whole,
+            };
+            client.delete(&path).await?;
+            if json {
+                return output::say_json(&json!({ "deleted": name, "revision": revision }));
+            }
+            Ok(output::say(format_args!(
+                "{name} is deleted; what is deployed goes on"
+            ))?)
+        }
         ComponentCommand::Push { name, file } => {
             let path = format!("/api/v1/components/{name}/revisions");
             let (revision, created) = client.upload(&path, &file).await?;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use domain::Name;
+use domain::{Digest, Name};
+use serde_json::json;
 
 use super::client::Client;
 use super::output::{self, Column, Style};
@@ -24,11 +25,33 @@ pub enum GraphCommand {
         /// Only this one.
         name: Option<Name>,
     },
+    /// Hide a graph, or one version of it. What is deployed goes on.
+    Rm {
+        /// The graph's name.
+        name: Name,
+        /// Only this version.
+        #[arg(long)]
+        version: Option<Digest>,
+    },
 }
 
 /// Does it.
 pub async fn run(command: GraphCommand, client: &Client, json: bool) -> anyhow::Result<()> {
     match command {
+        GraphCommand::Rm { name, version } => {
+            let whole = format!("/api/v1/graphs/{name}");
+            let path = match version {
+                Some(version) => format!("{whole}/versions/{version}"),
+                None => whole,
+            };
+            client.delete(&path).await?;
+            if json {
+                return output::say_json(&json!({ "deleted": name, "version": version }));
+            }
+            Ok(output::say(format_args!(
+                "{name} is deleted; what is deployed goes on"
+            ))?)
+        }
         GraphCommand::Push { name, file } => {
             let (version, created) = client
                 .upload(&format!("/api/v1/graphs/{name}/versions"), &file)

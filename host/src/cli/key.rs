@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Subcommand;
 use domain::{KeyId, Name, Role, TenantId};
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -15,7 +15,7 @@ use super::spec;
 use crate::config::default_data_dir;
 use crate::keys::write_recovery;
 
-/// What to do with keys; needs an admin key.
+/// What to do with keys; needs an admin key, or for a tenant's own a key with the role tenant:manage.
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
     /// Make a key and show its secret, this once.
@@ -51,6 +51,14 @@ pub enum KeyCommand {
         #[arg(long, env = "WATTLE_DATA")]
         data: Option<PathBuf>,
     },
+    /// Make a key in another one's place and show its secret, this once.
+    Rotate {
+        /// The id of the key to replace.
+        id: KeyId,
+        /// Seconds for which the old secret works beside the new one, a week at most.
+        #[arg(long, default_value_t = 0)]
+        overlap_s: u32,
+    },
     /// Refuse a key from now on.
     Revoke {
         /// The key's id.
@@ -69,16 +77,14 @@ pub async fn run(command: KeyCommand, client: &Client, json: bool) -> anyhow::Re
         } => {
             let expires_at = expires_at.map(|at| at.format(&Rfc3339)).transpose()?;
             let body = json!({ "name": name, "role": role, "tenant": tenant, "expires_at": expires_at });
-            let key = client.post("/api/v1/keys", &body).await?;
-            if json {
-                return output::say_json(&key);
-            }
-            output::say(key["secret"].as_str().unwrap_or_default())?;
-            eprintln!(
-                "key {name} ({role}) is {}; its secret is shown only now",
-                key["id"].as_str().unwrap_or_default()
-            );
-            Ok(())
+            show_minted(&client.post("/api/v1/keys", &body).await?, json)
+        }
+        KeyCommand::Rotate { id, overlap_s } => {
+            let body = json!({ "overlap_s": overlap_s });
+            show_minted(
+                &client.post(&format!("/api/v1/keys/{id}/rotate"), &body).await?,
+                json,
+            )
         }
         KeyCommand::List {
             tenant,
@@ -123,4 +129,15 @@ pub async fn run(command: KeyCommand, client: &Client, json: bool) -> anyhow::Re
             Ok(output::say(format_args!("key {id} is refused from now on"))?)
         }
     }
+}
+
+fn show_minted(key: &Value, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::say_json(key);
+    }
+    let text = |member: &str| key[member].as_str().unwrap_or_default();
+    output::say(text("secret"))?;
+    let (name, role, id) = (text("name"), text("role"), text("id"));
+    eprintln!("key {name} ({role}) is {id}; its secret is shown only now");
+    Ok(())
 }

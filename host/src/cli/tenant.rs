@@ -1,10 +1,14 @@
 //! `wattle tenant`
 
+use std::str::FromStr;
+
 use clap::Subcommand;
 use domain::{Name, TenantId};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use super::client::Client;
+use super::error::usage;
 use super::output::{self, Column, Style};
 
 /// What to do with tenants; needs an admin key.
@@ -22,14 +26,53 @@ pub enum TenantCommand {
         #[arg(long)]
         status: Option<String>,
     },
-    /// Set how much a tenant may store; what is stored already stays.
-    Storage {
-        /// The tenant's id.
+    /// Refuse its calls and changes; it can still read, and everything is kept.
+    Suspend {
+        /// Its id.
         id: TenantId,
-        /// MiB of components and graphs; the host's default without.
-        #[arg(long)]
-        max_mib: Option<u64>,
     },
+    /// Serve a suspended tenant again.
+    Resume {
+        /// Its id.
+        id: TenantId,
+    },
+    /// End a tenant for good: its keys are refused and its uploads removed. Its name stays taken.
+    Close {
+        /// Its id.
+        id: TenantId,
+        /// Yes, for good.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show its quotas and what of them is used, or set them.
+    Quota {
+        /// Its id.
+        id: TenantId,
+        /// MiB of components and graphs that it may store, or `default`. What is stored already stays.
+        #[arg(long, value_name = "MIB")]
+        storage_mib: Option<Quota<u64>>,
+        /// Calls that may run at once on a node, or `default`.
+        #[arg(long, value_name = "CALLS")]
+        concurrency: Option<Quota<u32>>,
+        /// Components and graphs that it may upload in an hour, or `default`.
+        #[arg(long, value_name = "UPLOADS")]
+        uploads_per_hour: Option<Quota<u32>>,
+    },
+}
+
+/// A quota of the tenant's own, or the host's default.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Quota<T>(Option<T>);
+
+impl<T: FromStr> FromStr for Quota<T> {
+    type Err = T::Err;
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        match text {
+            "default" => Ok(Self(None)),
+            number => number.parse().map(|number| Self(Some(number))),
+        }
+    }
 }
 
 /// Does it.
@@ -58,17 +101,61 @@ pub async fn run(command: TenantCommand, client: &Client, json: bool) -> anyhow:
             ];
             output::list(&tenants, &columns, json)
         }
-        TenantCommand::Storage { id, max_mib } => {
-            let max_bytes = max_mib.map(|mib| mib.saturating_mul(1 << 20));
-            let body = json!({ "max_bytes": max_bytes });
-            let tenant = client
-                .put(&format!("/api/v1/tenants/{id}/storage"), &body)
-                .await?;
-            if json {
-                return output::say_json(&tenant);
-            }
-            let most = max_bytes.map_or_else(|| "the host's default".to_owned(), output::bytes);
-            Ok(output::say(format_args!("tenant {id} may store {most}"))?)
+        TenantCommand::Suspend { id } => set_status(client, id, "suspended", json).await,
+        TenantCommand::Resume { id } => set_status(client, id, "active", json).await,
+        TenantCommand::Close { yes: false, .. } => Err(usage("closing is for good: say --yes")),
+        TenantCommand::Close { id, yes: true } => set_status(client, id, "closed", json).await,
+        TenantCommand::Quota {
+            id,
+            storage_mib,
+            concurrency,
+            uploads_per_hour,
+        } => {
+            let bytes = |mib: u64| mib.saturating_mul(1 << 20);
+            let quotas = [
+                (
+                    "storage_max_bytes",
+                    storage_mib.map(|Quota(mib)| json!(mib.map(bytes))),
+                ),
+                ("concurrency_max", concurrency.map(|quota| json!(quota))),
+                ("uploads_max_per_hour", uploads_per_hour.map(|quota| json!(quota))),
+            ];
+            let change: Map<String, Value> = quotas
+                .into_iter()
+                .filter_map(|(name, quota)| Some((name.to_owned(), quota?)))
+                .collect();
+            let path = format!("/api/v1/tenants/{id}");
+            let tenant = match change.is_empty() {
+                true => client.get(&path).await?,
+                false => client.patch(&path, &Value::Object(change)).await?,
+            };
+            show_quotas(&tenant, json)
         }
     }
+}
+
+async fn set_status(client: &Client, id: TenantId, status: &str, json: bool) -> anyhow::Result<()> {
+    let change = json!({ "status": status });
+    let tenant = client.patch(&format!("/api/v1/tenants/{id}"), &change).await?;
+    if json {
+        return output::say_json(&tenant);
+    }
+    let name = tenant["name"].as_str().unwrap_or_default();
+    Ok(output::say(format_args!("tenant {name} is {status}"))?)
+}
+
+fn show_quotas(tenant: &Value, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::say_json(tenant);
+    }
+    let quotas = &tenant["quotas"];
+    let line = |what: &str, used: &str, max: &str| {
+        output::say(format_args!("{what}: {} of {}", quotas[used], quotas[max]))
+    };
+    line("bytes stored", "storage_used_bytes", "storage_max_bytes")?;
+    line("uploads this hour", "uploads_used", "uploads_max_per_hour")?;
+    Ok(output::say(format_args!(
+        "calls at once: {}",
+        quotas["concurrency_max"]
+    ))?)
 }

@@ -40,7 +40,8 @@ pub struct Room(OwnedSemaphorePermit);
 struct Inner {
     /// Calls that run at once on the node.
     node: u64,
-    /// Calls of one tenant that run at once, so that none can take the node from the others.
+    /// Calls of one tenant that run at once, so that none can take the node from the others, unless it has a
+    /// share of its own.
     tenant: u64,
     state: Mutex<State>,
 }
@@ -50,6 +51,8 @@ struct Inner {
 struct State {
     running: u64,
     tenants: HashMap<TenantId, u64>,
+    /// The tenants that have a share of their own.
+    shares: HashMap<TenantId, u64>,
     /// All releases of a deployment together.
     deployments: HashMap<(TenantId, Name), u64>,
     queue: VecDeque<Waiter>,
@@ -86,6 +89,15 @@ impl Admission {
             bodies: PerTenant::new(room(body_bytes).saturating_mul(BODIES)),
             body: room(body_bytes),
         }
+    }
+
+    /// Notes how many calls of a tenant may run at once from now on; none for the node's default.
+    pub fn share(&self, tenant: TenantId, calls: Option<u32>) {
+        let mut state = self.inner.state();
+        match calls {
+            Some(calls) => state.shares.insert(tenant, calls.into()),
+            None => state.shares.remove(&tenant),
+        };
     }
 
     /// Waits for the tenant's turn to publish or to deploy, before anything of the upload is read: what a tenant
@@ -187,9 +199,10 @@ impl Inner {
 
     fn fits(&self, state: &State, tenant: TenantId, deployment: &Name, concurrency: u64) -> bool {
         let of_tenant = state.tenants.get(&tenant).copied().unwrap_or_default();
+        let share = state.shares.get(&tenant).copied().unwrap_or(self.tenant);
         let of_deployment = state.deployments.get(&(tenant, deployment.clone()));
         state.running < self.node
-            && of_tenant < self.tenant
+            && of_tenant < share
             && of_deployment.copied().unwrap_or_default() < concurrency
     }
 
@@ -376,6 +389,25 @@ mod tests {
         assert!(futures::poll!(&mut greedy).is_pending(), "still");
         held.remove(0);
         assert!(greedy.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_may_have_a_share_of_its_own() {
+        let admission = Admission::new(4, 2, BODY);
+        let (one, a, limits) = (tenant(1), name("a"), limits(4, 8));
+        admission.share(one, Some(1));
+        let first = admission.place(one, &a, &limits).await.unwrap();
+        let mut second = Box::pin(admission.place(one, &a, &limits));
+        assert!(futures::poll!(&mut second).is_pending());
+        admission.share(one, Some(3));
+        let third = admission.place(one, &a, &limits).await.unwrap();
+        drop(first);
+        let second = second.await.unwrap();
+        admission.share(one, None);
+        let mut fourth = Box::pin(admission.place(one, &a, &limits));
+        assert!(futures::poll!(&mut fourth).is_pending(), "the default again");
+        drop((second, third));
+        assert!(fourth.await.is_ok());
     }
 
     #[tokio::test]

@@ -55,6 +55,32 @@ const GRAPHS: usize = 16;
 /// Most bytes of settings, keys and values together.
 const SETTINGS_BYTES: usize = 64 << 10;
 
+/// A release, once it is committed with the answer.
+pub struct Made {
+    /// The row.
+    pub row: Arc<db::Release>,
+    /// The record of the work.
+    pub recorded: Recorded,
+    /// The open transaction.
+    pub tx: db::TenantTx,
+    /// What was loaded to prove it; it serves the first calls.
+    pub loaded: Proven,
+}
+
+/// What was loaded to prove a release, and its bytes.
+pub struct Proven {
+    body: Body,
+    bytes: u64,
+}
+
+impl Proven {
+    /// Takes over what was loaded, once the release is committed.
+    pub fn adopt(self, app: &App, tenant: TenantId, row: Arc<db::Release>) {
+        app.releases.ask_again();
+        app.releases.adopt(tenant, row, self.body, self.bytes);
+    }
+}
+
 /// Makes a release of `deployment` and points the deployment to it; the tenant pays for the work also when it
 /// is refused.
 pub async fn release(
@@ -64,7 +90,7 @@ pub async fn release(
     deployment: &Name,
     spec: Spec,
     first: bool,
-) -> Result<(Arc<db::Release>, Recorded), Error> {
+) -> Result<Made, Error> {
     check(&spec)?;
     let resolved = resolve(app, tenant, spec).await?;
     // `describe` runs like a call, but a deployment whose places are all taken must still be replaceable.
@@ -73,11 +99,15 @@ pub async fn release(
         ..resolved.limits.clone()
     };
     let _place = app.admission.place(tenant, deployment, &limits).await?;
-    let ((spec, body, bytes), recorded) = prove(app, tenant, deployment, resolved).await?;
+    let ((spec, loaded), recorded) = prove(app, tenant, deployment, resolved).await?;
     let stored = store(app, actor, tenant, deployment, &spec, first).await;
-    let (row, recorded) = recorded.with(stored)?;
-    app.releases.adopt(tenant, row.clone(), body, bytes);
-    Ok((row, recorded))
+    let ((row, tx), recorded) = recorded.with(stored)?;
+    Ok(Made {
+        row,
+        recorded,
+        tx,
+        loaded,
+    })
 }
 
 async fn store(
@@ -87,7 +117,7 @@ async fn store(
     deployment: &Name,
     spec: &ReleaseSpec,
     first: bool,
-) -> Result<Arc<db::Release>, Error> {
+) -> Result<(Arc<db::Release>, db::TenantTx), Error> {
     let mut tx = app.db.tenant_tx(tenant).await?;
     let (number, action) = match first {
         true => (
@@ -105,13 +135,21 @@ async fn store(
             name: deployment.to_string(),
         },
         DbError::NotFound(_) => Error::not_found("deployment", deployment),
+        DbError::Reference { .. } => deleted(spec),
         other => other.into(),
     })?;
     tx.audit(actor, action, deployment, json!({ "release": number }))
         .await?;
-    tx.commit().await?;
-    app.releases.ask_again();
-    app.releases.row(app, tenant, deployment, Some(number)).await
+    let row = tx.release_get(deployment, number).await?.ok_or(Error::Internal)?;
+    Ok((Arc::new(row), tx))
+}
+
+/// What to say when something of a release was deleted while the release was made.
+fn deleted(spec: &ReleaseSpec) -> Error {
+    let component = spec.component.iter().map(|(name, _)| name.as_str());
+    let graphs = spec.graphs.values().map(|graph| graph.name.as_str());
+    let names: Vec<&str> = component.chain(graphs).collect();
+    Error::not_found("upload", names.join("' or '"))
 }
 
 fn check(spec: &Spec) -> Result<(), Error> {
@@ -185,13 +223,12 @@ async fn resolve(app: &App, tenant: TenantId, spec: Spec) -> Result<ReleaseSpec,
 }
 
 /// Loads everything and asks the component to describe itself: a release that cannot start is refused.
-/// What was loaded, and its bytes, serve the first calls.
 async fn prove(
     app: &Arc<App>,
     tenant: TenantId,
     deployment: &Name,
     mut spec: ReleaseSpec,
-) -> Result<((ReleaseSpec, Body, u64), Recorded), Error> {
+) -> Result<((ReleaseSpec, Proven), Recorded), Error> {
     let call = call(app, CallKind::Deploy, tenant, Some((deployment, 0)));
     let id = call.invocation;
     let host = app.clone();
@@ -215,7 +252,7 @@ async fn prove(
                 message: format!("the component's describe() failed: {}", failure.message),
                 ..failure
             })?;
-            Ok((ReleaseSpec { signature, ..spec }, body, bytes))
+            Ok((ReleaseSpec { signature, ..spec }, Proven { body, bytes }))
         };
         graded(describe.await)
     };

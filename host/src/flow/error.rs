@@ -19,9 +19,18 @@ pub enum Error {
          `wattle key recover` on the host's machine"
     )]
     BootstrapSpent,
-    /// The tenant is suspended or closed.
-    #[error("the tenant is {0}: its calls are refused and its data is kept")]
-    TenantInactive(String),
+    /// A secret of the data directory, which makes one admin key and nothing else.
+    #[error("this key only makes an admin key: `wattle key create <name> --role admin`, then use that one")]
+    FirstAdminOnly,
+    /// The tenant is suspended.
+    #[error(
+        "the tenant is suspended: it can read what it has, and calls and changes are refused until the \
+         operator resumes it"
+    )]
+    TenantSuspended,
+    /// The tenant is closed, which is final.
+    #[error("the tenant is closed for good: its keys are refused and its uploads are gone")]
+    TenantClosed,
     /// There is no such thing, or it is another tenant's.
     #[error("there is no {what} '{name}'")]
     NotFound {
@@ -74,6 +83,46 @@ pub enum Error {
         /// Bytes that it may store.
         limit_bytes: u64,
     },
+    /// An upload for which bytes must be collected first.
+    #[error(
+        "{waiting_bytes} bytes of what was deleted are still on the disk: they are collected within half an \
+         hour, try again then"
+    )]
+    StorageWaits {
+        /// Bytes that wait to be collected.
+        waiting_bytes: u64,
+    },
+    /// An upload beyond what the tenant may upload in an hour.
+    #[error(
+        "the tenant may upload {max} components and graphs an hour: try again in {retry_after_s} seconds"
+    )]
+    UploadQuota {
+        /// Uploads in an hour.
+        max: u32,
+        /// Seconds until the next hour.
+        retry_after_s: u64,
+    },
+    /// A change of a tenant that is closed.
+    #[error("the tenant is closed for good: create another one")]
+    ClosedIsFinal,
+    /// A key that has ended and cannot be made to go on.
+    #[error("key {0} has ended: create another one")]
+    KeyEnded(domain::KeyId),
+    /// An idempotency key that another request had.
+    #[error(
+        "this idempotency key was sent with another request: send each request under a key of its own, and \
+         only a retry under the same"
+    )]
+    IdempotencyKeyReused,
+    /// An idempotency key whose request still runs.
+    #[error("the request under this idempotency key still runs: try again in a second")]
+    IdempotencyKeyInUse,
+    /// An idempotency key on an invocation.
+    #[error(
+        "each invocation is run and charged, so it takes no idempotency key: leave the header out, and know \
+         that a retry costs"
+    )]
+    IdempotencyKeyRefused,
     /// An upload that is no pipeline.
     #[error(transparent)]
     Inspect(#[from] runtime::InspectError),

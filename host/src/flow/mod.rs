@@ -2,6 +2,7 @@
 
 pub mod admit;
 mod bare;
+pub mod collect;
 pub mod deploy;
 pub mod error;
 pub mod invoke;
@@ -9,6 +10,7 @@ pub mod live;
 mod loaded;
 pub mod metered;
 pub mod publish;
+pub mod quota;
 pub mod recover;
 pub mod releases;
 pub mod seal;

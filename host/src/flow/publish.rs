@@ -12,10 +12,11 @@ use serde_json::json;
 
 use super::Error;
 use super::metered::{Recorded, call, metered};
+use super::quota::room;
 use super::releases::code_id;
 use crate::app::App;
 
-/// What an upload became.
+/// What an upload became, once it is committed with the answer.
 pub struct Published<Row> {
     /// The stored row.
     pub row: Row,
@@ -23,6 +24,8 @@ pub struct Published<Row> {
     pub fresh: bool,
     /// The record of the work.
     pub recorded: Recorded,
+    /// The open transaction. It holds the tenant's other uploads off.
+    pub tx: db::TenantTx,
 }
 
 /// Inspects, compiles and keeps a component; the tenant pays for the work also when it is refused.
@@ -43,18 +46,31 @@ pub async fn component(
     let store = async {
         let digest = Digest::of(&component);
         let bytes = component.len() as u64;
-        // No transaction is open while the bytes are written: that may take long.
-        app.blobs.put(digest, component).await?;
-        let mut tx = app.db.tenant_tx(tenant).await?;
-        room(app, &mut tx, digest, bytes).await?;
-        let stored = tx.component_revision_insert(&name, digest, bytes).await?;
-        let details = json!({ "revision": digest, "bytes": bytes, "new": stored.1 });
+        let mut tx = keep(app, tenant, digest, component).await?;
+        let (row, fresh) = tx.component_revision_insert(&name, digest, bytes).await?;
+        let details = json!({ "revision": digest, "bytes": bytes, "new": fresh });
         tx.audit(actor, Action::ComponentUpload, &name, details).await?;
-        tx.commit().await?;
-        Ok(stored)
+        Ok((row, fresh, tx))
     };
-    let ((row, fresh), recorded) = recorded.with(store.await)?;
-    Ok(Published { row, fresh, recorded })
+    let ((row, fresh, tx), recorded) = recorded.with(store.await)?;
+    Ok(Published {
+        row,
+        fresh,
+        recorded,
+        tx,
+    })
+}
+
+/// Keeps an upload's bytes; the transaction in which to note them. Until it ends, no collector takes them.
+async fn keep(app: &App, tenant: TenantId, digest: Digest, upload: Bytes) -> Result<db::TenantTx, Error> {
+    // No transaction is open while the bytes are written: that may take long.
+    app.blobs.put(digest, upload.clone()).await?;
+    let mut tx = app.db.tenant_tx(tenant).await?;
+    room(app, &mut tx, digest, upload.len() as u64).await?;
+    tx.blob_hold(digest).await?;
+    // They are there, unless they were of something deleted and the collector has just been here.
+    app.blobs.put(digest, upload).await?;
+    Ok(tx)
 }
 
 async fn compile(app: &App, tenant: TenantId, upload: Bytes, cell: &Arc<UsageCell>) -> Result<Bytes, Error> {
@@ -76,21 +92,6 @@ async fn compile(app: &App, tenant: TenantId, upload: Bytes, cell: &Arc<UsageCel
         .compile(code_id(tenant, digest), component.clone(), cell)
         .await?;
     Ok(component)
-}
-
-/// Refuses an upload for which the tenant has no room. It holds the tenant's other uploads off until the
-/// transaction ends, so the bytes are to be noted in it. What is stored already takes no room.
-async fn room(app: &App, tx: &mut db::TenantTx, digest: Digest, bytes: u64) -> Result<(), Error> {
-    let storage = tx.storage(digest).await?;
-    let limit_bytes = storage.max_bytes.unwrap_or(app.config.storage_max_mib << 20);
-    if storage.known || storage.used_bytes.saturating_add(bytes) <= limit_bytes {
-        return Ok(());
-    }
-    Err(Error::StorageQuota {
-        bytes,
-        used_bytes: storage.used_bytes,
-        limit_bytes,
-    })
 }
 
 /// The one encoding of graphs so far.
@@ -117,19 +118,21 @@ pub async fn graph(
     let (loaded, recorded) = recorded.with(loaded.unwrap_or(Err(Error::Internal)))?;
     let store = async {
         let bytes = upload.len() as u64;
-        app.blobs.put(digest, upload).await?;
-        let mut tx = app.db.tenant_tx(tenant).await?;
-        room(app, &mut tx, digest, bytes).await?;
-        let stored = tx
+        let mut tx = keep(app, tenant, digest, upload).await?;
+        let (row, fresh) = tx
             .graph_version_insert(&name, digest, bytes, ENCODING, loaded.signature())
             .await?;
-        let details = json!({ "version": digest, "bytes": bytes, "new": stored.1 });
+        let details = json!({ "version": digest, "bytes": bytes, "new": fresh });
         tx.audit(actor, Action::GraphUpload, &name, details).await?;
-        tx.commit().await?;
-        Ok(stored)
+        Ok((row, fresh, tx))
     };
-    let ((row, fresh), recorded) = recorded.with(store.await)?;
-    Ok(Published { row, fresh, recorded })
+    let ((row, fresh, tx), recorded) = recorded.with(store.await)?;
+    Ok(Published {
+        row,
+        fresh,
+        recorded,
+        tx,
+    })
 }
 
 /// The outcome under which a publish or deploy is recorded.

@@ -146,6 +146,12 @@ impl Releases {
         self.loaded().forget(tenant, |(name, _)| name == deployment);
     }
 
+    /// Forgets all of a tenant, on this node at once; its code is let go.
+    pub fn forget_all(&self, tenant: TenantId) {
+        self.ask_again();
+        self.loaded().forget(tenant, |_| true);
+    }
+
     /// How many times a release was loaded because a call found it missing.
     pub fn loads(&self) -> u64 {
         self.loads.load(Relaxed)

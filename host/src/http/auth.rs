@@ -7,6 +7,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use db::Actor;
 use domain::{Role, TenantId};
+use time::OffsetDateTime;
 
 use crate::app::App;
 use crate::flow::Error;
@@ -18,17 +19,21 @@ pub struct Principal {
     pub actor: Actor,
     /// Whose it is, for the tenant roles.
     pub tenant: Option<TenantId>,
+    /// When it ends: what it makes ends no later.
+    pub expires_at: Option<OffsetDateTime>,
+    /// Whether its tenant is suspended and may only read.
+    pub suspended: bool,
 }
 
 impl Principal {
     /// The tenant, if the key may upload and deploy.
     pub fn manages(&self) -> Result<TenantId, Error> {
-        self.of_tenant(&[Role::TenantManage], "tenant:manage")
+        self.active(self.of_tenant(&[Role::TenantManage], "tenant:manage")?)
     }
 
     /// The tenant, if the key may call deployments.
     pub fn invokes(&self) -> Result<TenantId, Error> {
-        self.of_tenant(&[Role::TenantManage, Role::TenantInvoke], "tenant:invoke")
+        self.active(self.of_tenant(&[Role::TenantManage, Role::TenantInvoke], "tenant:invoke")?)
     }
 
     /// The tenant, if the key may see the tenant's things.
@@ -46,20 +51,38 @@ impl Principal {
 
     /// Refuses all but admins.
     pub fn administers(&self) -> Result<(), Error> {
-        if self.actor.role() == Role::Admin {
-            Ok(())
-        } else {
-            Err(Error::Forbidden("admin"))
+        match self.actor {
+            Actor::Key {
+                role: Role::Admin, ..
+            } => Ok(()),
+            Actor::Key { .. } => Err(Error::Forbidden("admin")),
+            Actor::Bootstrap | Actor::Recovery => Err(Error::FirstAdminOnly),
         }
     }
 
     /// Refuses those who may not read the ledger.
     pub fn audits(&self) -> Result<(), Error> {
-        let may = matches!(self.actor.role(), Role::Admin | Role::Billing | Role::Auditor);
-        if may {
-            Ok(())
-        } else {
-            Err(Error::Forbidden("billing"))
+        match self.actor.role() {
+            Role::Billing | Role::Auditor => Ok(()),
+            Role::Admin => self.administers(),
+            _ => Err(Error::Forbidden("billing")),
+        }
+    }
+
+    /// Whether the key may list the tenant's keys, make, rotate and revoke them: its tenant, or none for those
+    /// of everyone.
+    pub fn keeps_keys(&self) -> Result<Option<TenantId>, Error> {
+        match self.actor.role() {
+            Role::Admin => self.administers().map(|()| None),
+            Role::TenantManage => self.manages().map(Some),
+            _ => Err(Error::Forbidden("admin or tenant:manage")),
+        }
+    }
+
+    fn active(&self, tenant: TenantId) -> Result<TenantId, Error> {
+        match self.suspended {
+            false => Ok(tenant),
+            true => Err(Error::TenantSuspended),
         }
     }
 

@@ -135,7 +135,7 @@ pub async fn upload(body: Body, limit_bytes: u64) -> Result<Bytes, Error> {
 }
 
 /// What to say of a body that did not come whole.
-fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
+pub(super) fn broken(error: &(dyn std::error::Error + 'static)) -> Error {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     match causes.find_map(|cause| cause.downcast_ref::<Stalled>()) {
         Some(&Stalled { stall_ms }) => Error::BodyTimeout { stall_ms },

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
 use axum::response::Response;
+use db::Action;
 use domain::{Digest, Name};
 use serde::Serialize;
+use serde_json::json;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -15,6 +18,7 @@ use utoipa_axum::routes;
 
 use super::auth::Principal;
 use super::extract::{Path, Query};
+use super::idempotency::Act;
 use super::page::{Page, Part, Prefixed};
 use super::refusals::{Keyed, Named, Running, Uploading};
 use super::{Charged, Shared, named, schema, uploads};
@@ -25,6 +29,8 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_components))
         .routes(routes!(list_revisions, upload_component))
+        .routes(routes!(delete_component))
+        .routes(routes!(delete_revision))
         .layer(DefaultBodyLimit::disable())
 }
 
@@ -134,10 +140,65 @@ async fn list_revisions(
 )]
 async fn upload_component(
     State(app): Shared,
-    principal: Principal,
+    act: Act,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, Error> {
     let limit_bytes = app.config.component_max_mib << 20;
-    uploads::take::<Revision, _, _>(&app, &principal, &name, body, limit_bytes, publish::component).await
+    uploads::take::<Revision, _, _>(&app, &act, &name, body, limit_bytes, publish::component).await
+}
+
+/// Delete a component
+///
+/// It is hidden with all its revisions, and no release can be made of it any more. Releases that are deployed go on.
+/// Its bytes go when no deployment needs them; until then an upload of the same bytes brings them back.
+#[utoipa::path(
+    delete, path = "/api/v1/components/{name}", tag = "components",
+    params(("name" = schema::Name, Path, description = "The component's name.")),
+    responses((status = 204, description = "It is gone."), Keyed, Named)
+)]
+async fn delete_component(
+    State(app): Shared,
+    act: Act,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Error> {
+    let name = named(&name)?;
+    let missing = || Error::not_found("component", &name);
+    let hide = async |tx: &mut db::TenantTx| {
+        tx.component_delete(&name).await?;
+        tx.audit(act.actor, Action::ComponentHide, &name, json!({})).await
+    };
+    uploads::hide(&app, &act, missing, hide).await
+}
+
+/// Delete a component's revision
+///
+/// As with the whole component; the others stay.
+#[utoipa::path(
+    delete, path = "/api/v1/components/{name}/revisions/{revision}", tag = "components",
+    params(
+        ("name" = schema::Name, Path, description = "The component's name."),
+        ("revision" = schema::Digest, Path, description = "The revision's digest."),
+    ),
+    responses((status = 204, description = "It is gone."), Keyed, Named)
+)]
+async fn delete_revision(
+    State(app): Shared,
+    act: Act,
+    Path((name, revision)): Path<(String, String)>,
+) -> Result<StatusCode, Error> {
+    let name = named(&name)?;
+    let missing = || Error::not_found("revision", format!("{name}/{revision}"));
+    let digest: Digest = revision.parse().map_err(|_| missing())?;
+    let hide = async |tx: &mut db::TenantTx| {
+        tx.revision_delete(&name, digest).await?;
+        tx.audit(
+            act.actor,
+            Action::ComponentHide,
+            &name,
+            json!({ "revision": digest }),
+        )
+        .await
+    };
+    uploads::hide(&app, &act, missing, hide).await
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use db::Action;
-use domain::{BackendChoice, Digest, Limits, Name, Placement, Signature};
+use domain::{BackendChoice, Digest, Limits, Name, Placement, Signature, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 
 use super::auth::Principal;
 use super::extract::{Path, Query};
+use super::idempotency::Act;
 use super::json::Object;
 use super::page::{Page, Part, Prefixed};
 use super::problem::cost;
@@ -25,8 +26,7 @@ use super::refusals::{Bodied, Keyed, Named, Running, Taken};
 use super::{Charged, Shared, body, json, named, schema};
 use crate::app::App;
 use crate::flow::Error;
-use crate::flow::deploy::{Pick, Spec, release};
-use crate::flow::metered::Recorded;
+use crate::flow::deploy::{Made, Pick, Spec, release};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -245,12 +245,15 @@ struct NewDeployment {
 }
 
 /// A new release, and what making it cost.
-fn released(row: &db::Release, recorded: &Recorded) -> impl IntoResponse + use<> {
+async fn released(app: &App, act: &Act, tenant: TenantId, made: Made) -> Result<Response, Error> {
     let charged = Charged {
-        made: Release::from(row),
-        invocation: recorded.finished.call.invocation,
+        made: Release::from(&*made.row),
+        invocation: made.recorded.finished.call.invocation,
     };
-    (StatusCode::CREATED, cost(recorded, None), Json(charged))
+    let committed = act.commit(made.tx, StatusCode::CREATED, &charged).await;
+    let ((), recorded) = made.recorded.with(committed)?;
+    made.loaded.adopt(app, tenant, made.row);
+    Ok((StatusCode::CREATED, cost(&recorded, None), Json(charged)).into_response())
 }
 
 /// Make a deployment
@@ -265,12 +268,8 @@ fn released(row: &db::Release, recorded: &Recorded) -> impl IntoResponse + use<>
         Keyed, Named, Bodied, Taken, Running
     )
 )]
-async fn create_deployment(
-    State(app): Shared,
-    principal: Principal,
-    body: body::Json,
-) -> Result<impl IntoResponse, Error> {
-    let tenant = principal.manages()?;
+async fn create_deployment(State(app): Shared, act: Act, body: body::Json) -> Result<Response, Error> {
+    let tenant = act.manages()?;
     let _turn = app.admission.turn(tenant).await?;
     let NewDeployment {
         name,
@@ -287,8 +286,8 @@ async fn create_deployment(
         limits,
         backend,
     };
-    let (row, recorded) = release(&app, principal.actor, tenant, &name, what.try_into()?, true).await?;
-    Ok(released(&row, &recorded))
+    let made = release(&app, act.actor, tenant, &name, what.try_into()?, true).await?;
+    released(&app, &act, tenant, made).await
 }
 
 /// Get a deployment
@@ -319,19 +318,19 @@ async fn get_deployment(
 )]
 async fn delete_deployment(
     State(app): Shared,
-    principal: Principal,
+    act: Act,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Error> {
-    let tenant = principal.manages()?;
+    let tenant = act.manages()?;
     let name = named(&name)?;
     let mut tx = app.db.tenant_tx(tenant).await?;
     tx.deployment_delete(&name).await.map_err(|error| match error {
         db::DbError::NotFound(_) => Error::not_found("deployment", &name),
         other => other.into(),
     })?;
-    tx.audit(principal.actor, Action::DeploymentHide, &name, json!({}))
+    tx.audit(act.actor, Action::DeploymentHide, &name, json!({}))
         .await?;
-    tx.commit().await?;
+    act.commit(tx, StatusCode::NO_CONTENT, &()).await?;
     app.releases.forget(tenant, &name);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -373,16 +372,16 @@ async fn list_releases(
 )]
 async fn create_release(
     State(app): Shared,
-    principal: Principal,
+    act: Act,
     Path(name): Path<String>,
     body: body::Json,
-) -> Result<impl IntoResponse, Error> {
-    let tenant = principal.manages()?;
+) -> Result<Response, Error> {
+    let tenant = act.manages()?;
     let name = named(&name)?;
     let _turn = app.admission.turn(tenant).await?;
     let what: NewRelease = body.read().await?;
-    let (row, recorded) = release(&app, principal.actor, tenant, &name, what.try_into()?, false).await?;
-    Ok(released(&row, &recorded))
+    let made = release(&app, act.actor, tenant, &name, what.try_into()?, false).await?;
+    released(&app, &act, tenant, made).await
 }
 
 /// Get a release

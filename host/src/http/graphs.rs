@@ -5,9 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
 use axum::response::Response;
+use db::Action;
 use domain::{Digest, Name, Signature};
 use serde::Serialize;
+use serde_json::json;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -15,6 +18,7 @@ use utoipa_axum::routes;
 
 use super::auth::Principal;
 use super::extract::{Path, Query};
+use super::idempotency::Act;
 use super::page::{Page, Part, Prefixed};
 use super::refusals::{Keyed, Named, Running, Uploading};
 use super::{Charged, Shared, named, schema, uploads};
@@ -25,6 +29,8 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_graphs))
         .routes(routes!(list_versions, upload_graph))
+        .routes(routes!(delete_graph))
+        .routes(routes!(delete_version))
         .layer(DefaultBodyLimit::disable())
 }
 
@@ -142,10 +148,56 @@ async fn list_versions(
 )]
 async fn upload_graph(
     State(app): Shared,
-    principal: Principal,
+    act: Act,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, Error> {
     let limit_bytes = app.config.graph_max_mib << 20;
-    uploads::take::<GraphVersion, _, _>(&app, &principal, &name, body, limit_bytes, publish::graph).await
+    uploads::take::<GraphVersion, _, _>(&app, &act, &name, body, limit_bytes, publish::graph).await
+}
+
+/// Delete a graph
+///
+/// It is hidden with all its versions, and no release can be made of it any more. Releases that are deployed go on.
+/// Its bytes go when no deployment needs them; until then an upload of the same bytes brings them back.
+#[utoipa::path(
+    delete, path = "/api/v1/graphs/{name}", tag = "graphs",
+    params(("name" = schema::Name, Path, description = "The graph's name.")),
+    responses((status = 204, description = "It is gone."), Keyed, Named)
+)]
+async fn delete_graph(State(app): Shared, act: Act, Path(name): Path<String>) -> Result<StatusCode, Error> {
+    let name = named(&name)?;
+    let missing = || Error::not_found("graph", &name);
+    let hide = async |tx: &mut db::TenantTx| {
+        tx.graph_delete(&name).await?;
+        tx.audit(act.actor, Action::GraphHide, &name, json!({})).await
+    };
+    uploads::hide(&app, &act, missing, hide).await
+}
+
+/// Delete a graph's version
+///
+/// As with the whole graph; the others stay.
+#[utoipa::path(
+    delete, path = "/api/v1/graphs/{name}/versions/{version}", tag = "graphs",
+    params(
+        ("name" = schema::Name, Path, description = "The graph's name."),
+        ("version" = schema::Digest, Path, description = "The version's digest."),
+    ),
+    responses((status = 204, description = "It is gone."), Keyed, Named)
+)]
+async fn delete_version(
+    State(app): Shared,
+    act: Act,
+    Path((name, version)): Path<(String, String)>,
+) -> Result<StatusCode, Error> {
+    let name = named(&name)?;
+    let missing = || Error::not_found("version", format!("{name}/{version}"));
+    let digest: Digest = version.parse().map_err(|_| missing())?;
+    let hide = async |tx: &mut db::TenantTx| {
+        tx.graph_version_delete(&name, digest).await?;
+        tx.audit(act.actor, Action::GraphHide, &name, json!({ "version": digest }))
+            .await
+    };
+    uploads::hide(&app, &act, missing, hide).await
 }

@@ -5,8 +5,10 @@ mod auth;
 mod body;
 mod components;
 mod deployments;
+mod digested;
 mod extract;
 mod graphs;
+mod idempotency;
 mod json;
 mod keys;
 mod ledger;
@@ -52,6 +54,10 @@ pub fn router(app: Arc<App>) -> Router {
     let body_cap = usize::try_from(app.config.body_max_mib << 20).unwrap_or(usize::MAX);
     let (routes, _) = openapi::routes().split_for_parts();
     routes
+        .route_layer(axum::middleware::from_fn_with_state(
+            app.clone(),
+            idempotency::layer,
+        ))
         .route_layer(axum::middleware::from_fn(openapi::only_known_queries))
         .merge(openapi::pages())
         .fallback(no_route)

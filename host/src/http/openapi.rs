@@ -9,9 +9,10 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use utoipa::openapi::RefOr;
-use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{Ref, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -87,9 +88,43 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(get_document))
 }
 
+/// Says of every changing call that it takes an idempotency key: all do, whatever they change.
+fn take_idempotency_keys(document: &mut utoipa::openapi::OpenApi) {
+    let paths = document.paths.paths.iter_mut();
+    for (_, item) in paths.filter(|(path, _)| path.starts_with("/api/")) {
+        let calls = [&mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for call in calls.into_iter().flatten() {
+            let schema = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .pattern(Some("^[!-~]{1,255}$"));
+            let key = ParameterBuilder::new()
+                .name("idempotency-key")
+                .parameter_in(ParameterIn::Header)
+                .required(Required::False)
+                .description(Some(IDEMPOTENCY_KEY))
+                .schema(Some(schema));
+            call.parameters
+                .get_or_insert_default()
+                .push(RefOr::T(key.build()));
+            let conflict = Ref::from_response_name("Conflict");
+            call.responses
+                .responses
+                .entry("409".into())
+                .or_insert(RefOr::Ref(conflict));
+        }
+    }
+}
+
+const IDEMPOTENCY_KEY: &str = "A name for this request, such as a UUID. The same request under the same key is \
+    not done again: it is answered as the first one was, for ever, with the header `idempotency-replayed`. A key of \
+    another request is refused (`idempotency_key_reused`), and one whose request still runs \
+    (`idempotency_key_in_use`). Answers 401, 403, 408, 429 and 5xx are not kept: the same again is tried again.";
+
 /// The document as it is served.
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
-    let document = serde_json::to_vec(&routes().into_openapi());
+    let mut document = routes().into_openapi();
+    take_idempotency_keys(&mut document);
+    let document = serde_json::to_vec(&document);
     // It consists of maps and strings, which always have a form in JSON.
     document.unwrap_or_default().into()
 });

@@ -27,6 +27,8 @@ pub struct Problem {
     pub detail: String,
     /// Where in the request it is, if it is in one place.
     pub field: Option<String>,
+    /// Seconds after which to try again, where that is known.
+    pub retry_after_s: Option<u64>,
     /// What a call that ran says of its failure: whether the same may succeed later, and a pipeline's
     /// details for programs.
     pub failed: Option<(bool, Vec<Parameter>)>,
@@ -95,6 +97,7 @@ impl Problem {
             code: code.into(),
             detail: detail.to_string(),
             field: None,
+            retry_after_s: None,
             failed: None,
             recorded: None,
         }
@@ -139,8 +142,9 @@ impl Problem {
             self.status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
         );
-        if busy && mendable {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let retry_after_s = self.retry_after_s.or((busy && mendable).then_some(1));
+        if let Some(seconds) = retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -183,7 +187,9 @@ impl From<Error> for Problem {
             Error::Unauthorised => problem(S::UNAUTHORIZED, "unauthorised"),
             Error::Forbidden(_) => problem(S::FORBIDDEN, "forbidden"),
             Error::BootstrapSpent => problem(S::UNAUTHORIZED, "bootstrap_key_spent"),
-            Error::TenantInactive(_) => problem(S::FORBIDDEN, "tenant_inactive"),
+            Error::FirstAdminOnly => problem(S::FORBIDDEN, "first_admin_key_only"),
+            Error::TenantSuspended => problem(S::FORBIDDEN, "tenant_suspended"),
+            Error::TenantClosed => problem(S::FORBIDDEN, "tenant_closed"),
             Error::NotFound { what, .. } => problem(S::NOT_FOUND, &format!("{what}_not_found")),
             Error::Exists { what, .. } => problem(S::CONFLICT, &format!("{what}_exists")),
             Error::Invalid { field, .. } => Self {
@@ -192,6 +198,19 @@ impl From<Error> for Problem {
             },
             Error::StorageQuota { .. } => problem(S::INSUFFICIENT_STORAGE, "storage_quota_exceeded"),
             Error::MediaType => problem(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Error::StorageWaits { .. } => problem(S::INSUFFICIENT_STORAGE, "storage_not_collected"),
+            Error::UploadQuota { retry_after_s, .. } => Self {
+                retry_after_s: Some(*retry_after_s),
+                ..problem(S::TOO_MANY_REQUESTS, "upload_quota")
+            },
+            Error::ClosedIsFinal => problem(S::CONFLICT, "tenant_closed"),
+            Error::KeyEnded(_) => problem(S::CONFLICT, "key_ended"),
+            Error::IdempotencyKeyReused => problem(S::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+            Error::IdempotencyKeyInUse => Self {
+                retry_after_s: Some(1),
+                ..problem(S::CONFLICT, "idempotency_key_in_use")
+            },
+            Error::IdempotencyKeyRefused => problem(S::UNPROCESSABLE_ENTITY, "idempotency_key_not_taken"),
             Error::TooLarge { .. } => problem(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Error::BodyTimeout { .. } => problem(S::REQUEST_TIMEOUT, "body_timeout"),
             Error::Inspect(inner @ InspectError::Host(_)) => {

@@ -29,7 +29,11 @@ const REFUSALS: [(u16, &str, &str); 14] = [
         "TooSlow",
         "The body came too slowly, or the caller went away.",
     ),
-    (409, "Conflict", "It is there already."),
+    (
+        409,
+        "Conflict",
+        "It is there already, it has ended for good, or a request under this idempotency key runs.",
+    ),
     (413, "TooLarge", "The body is over its cap."),
     (
         415,
@@ -41,7 +45,11 @@ const REFUSALS: [(u16, &str, &str); 14] = [
         "Invalid",
         "Something in the request does not fit, or what it asked for failed; `field` names the place.",
     ),
-    (429, "TooMany", "Too many calls of the tenant wait already."),
+    (
+        429,
+        "TooMany",
+        "Too many calls of the tenant wait already, or it has uploaded what it may in an hour.",
+    ),
     (500, "Internal", "The host failed; its log has the cause."),
     (
         503,
@@ -49,7 +57,7 @@ const REFUSALS: [(u16, &str, &str); 14] = [
         "The host cannot do this now; try again where `retry-after` says when.",
     ),
     (504, "Timeout", "The call's deadline passed."),
-    (507, "StorageFull", "The tenant's storage quota is used up."),
+    (507, "StorageFull", "The tenant has no room for an upload."),
     (
         405,
         "Method",
@@ -140,6 +148,8 @@ refusals! {
     Named: Problem [404];
     /// Of a new name that may be taken.
     Taken: Problem [409];
+    /// Of what has ended for good.
+    Ended: Problem [409];
     /// Of a JSON body.
     Bodied: Problem [408, 413, 415];
     /// Of an upload: what it may cost the host to look at is bounded, and so is what a tenant stores.

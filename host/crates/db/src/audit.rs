@@ -78,16 +78,22 @@ macro_rules! actions {
 actions! {
     /// A tenant is made.
     TenantCreate = "tenant.create",
-    /// A tenant's storage quota is set.
-    TenantSetStorage = "tenant.set_storage",
+    /// A tenant's status or quotas are changed.
+    TenantUpdate = "tenant.update",
     /// A key is made.
     KeyCreate = "key.create",
+    /// A key's secret is replaced by another key's.
+    KeyRotate = "key.rotate",
     /// A key is revoked.
     KeyRevoke = "key.revoke",
     /// A revision is uploaded.
     ComponentUpload = "component.upload",
+    /// A component or one of its revisions is hidden.
+    ComponentHide = "component.hide",
     /// A graph's version is uploaded.
     GraphUpload = "graph.upload",
+    /// A graph or one of its versions is hidden.
+    GraphHide = "graph.hide",
     /// A deployment is made with its first release.
     DeploymentCreate = "deployment.create",
     /// A deployment gets a further release.

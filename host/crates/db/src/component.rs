@@ -209,4 +209,21 @@ impl TenantTx {
             Err(DbError::NotFound("component"))
         }
     }
+
+    /// Hides a revision. Releases keep it.
+    pub async fn revision_delete(&mut self, component: &Name, digest: Digest) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "update component_revision set hidden_at = now()
+             where tenant = $1 and component = $2 and digest = $3 and hidden_at is null",
+            self.tenant.0,
+            component.as_str(),
+            &digest.0[..]
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        match done.rows_affected() {
+            1 => Ok(()),
+            _ => Err(DbError::NotFound("revision")),
+        }
+    }
 }

@@ -61,6 +61,12 @@ pub struct Deployment {
     pub current: Release,
 }
 
+fn hidden(constraint: &str) -> DbError {
+    DbError::Reference {
+        constraint: constraint.into(),
+    }
+}
+
 struct Row {
     deployment: String,
     number: i32,
@@ -139,11 +145,17 @@ macro_rules! releases {
 
 impl TenantTx {
     /// Makes a deployment with its first release; the release's number, 1 unless a deleted deployment had
-    /// the name. A name that is taken is a conflict (`deployment_pkey`).
+    /// the name: its releases do not come back. A name that is taken is a conflict (`deployment_pkey`).
     pub async fn deployment_create(&mut self, name: &Name, spec: &ReleaseSpec) -> Result<u32, DbError> {
         let done = sqlx::query!(
             "insert into deployment (tenant, name) values ($1, $2)
-             on conflict (tenant, name) do update set hidden_at = null where deployment.hidden_at is not null",
+             on conflict (tenant, name) do update
+             set hidden_at = null,
+                 first_release = (
+                     select coalesce(max(number), 0) + 1 from release r
+                     where r.tenant = deployment.tenant and r.deployment = deployment.name
+                 )
+             where deployment.hidden_at is not null",
             self.tenant.0,
             name.as_str()
         )
@@ -158,7 +170,7 @@ impl TenantTx {
     }
 
     /// Adds a release and lets the deployment point to it; the release's number. A revision or graph
-    /// version that is not there is a [`DbError::Reference`].
+    /// version that is not there, or hidden, is a [`DbError::Reference`].
     pub async fn release_insert(&mut self, deployment: &Name, spec: &ReleaseSpec) -> Result<u32, DbError> {
         let (tenant, name) = (self.tenant.0, deployment.as_str());
         // The lock keeps two releases of a deployment from taking the same number.
@@ -170,6 +182,7 @@ impl TenantTx {
         .fetch_optional(&mut *self.tx)
         .await?
         .ok_or(DbError::NotFound("deployment"))?;
+        self.hold_uploads(spec).await?;
         let (component, revision) = match &spec.component {
             Some((component, revision)) => (Some(component.as_str()), Some(&revision.0[..])),
             None => (None, None),
@@ -203,6 +216,38 @@ impl TenantTx {
         .execute(&mut *self.tx)
         .await?;
         load("release.number", number)
+    }
+
+    /// Sees that all that a release needs is visible, and keeps it so until the transaction ends: what is
+    /// hidden may be collected.
+    async fn hold_uploads(&mut self, spec: &ReleaseSpec) -> Result<(), DbError> {
+        if let Some((component, revision)) = &spec.component {
+            sqlx::query!(
+                "select digest from component_revision
+                 where tenant = $1 and component = $2 and digest = $3 and hidden_at is null
+                 for share",
+                self.tenant.0,
+                component.as_str(),
+                &revision.0[..]
+            )
+            .fetch_optional(&mut *self.tx)
+            .await?
+            .ok_or_else(|| hidden("release_tenant_component_revision_fkey"))?;
+        }
+        for graph in spec.graphs.values() {
+            sqlx::query!(
+                "select digest from graph_version
+                 where tenant = $1 and graph = $2 and digest = $3 and hidden_at is null
+                 for share",
+                self.tenant.0,
+                graph.name.as_str(),
+                &graph.version.0[..]
+            )
+            .fetch_optional(&mut *self.tx)
+            .await?
+            .ok_or_else(|| hidden("release_graph_tenant_graph_digest_fkey"))?;
+        }
+        Ok(())
     }
 
     async fn release_graphs_insert(
@@ -279,7 +324,7 @@ impl TenantTx {
             return Ok(None);
         };
         let row = releases!(
-            "and d.name = $2 and r.number = $3",
+            "and d.name = $2 and r.number = $3 and r.number >= d.first_release",
             self.tenant.0,
             deployment.as_str(),
             number

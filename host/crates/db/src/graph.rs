@@ -219,4 +219,21 @@ impl TenantTx {
             Err(DbError::NotFound("graph"))
         }
     }
+
+    /// Hides a version. Releases keep it.
+    pub async fn graph_version_delete(&mut self, graph: &Name, digest: Digest) -> Result<(), DbError> {
+        let done = sqlx::query!(
+            "update graph_version set hidden_at = now()
+             where tenant = $1 and graph = $2 and digest = $3 and hidden_at is null",
+            self.tenant.0,
+            graph.as_str(),
+            &digest.0[..]
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        match done.rows_affected() {
+            1 => Ok(()),
+            _ => Err(DbError::NotFound("version")),
+        }
+    }
 }

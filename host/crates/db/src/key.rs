@@ -2,12 +2,13 @@
 
 use domain::{KeyId, Role, TenantId};
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::convert::{parse, some, word};
-use crate::{AdminTx, Cut, Db, DbError, Page, TenantStatus};
+use crate::convert::{load, parse, some, word};
+use crate::{AdminTx, Cut, Db, DbError, Page, TenantStatus, TenantTx};
 
 /// A key to be added.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub struct Key {
     pub tenant: Option<TenantId>,
     /// The tenant's status, where there is a tenant.
     pub tenant_status: Option<TenantStatus>,
+    /// The tenant's own concurrency; none for the host's default.
+    pub concurrency_max: Option<u32>,
     /// When it ends.
     pub expires_at: Option<OffsetDateTime>,
     /// When it was revoked.
@@ -108,31 +111,117 @@ pub struct KeyCursor {
     pub id: KeyId,
 }
 
+/// Keys, revoked ones included, oldest first.
+async fn list(
+    tx: &mut PgConnection,
+    filter: &KeyFilter,
+    cut: &Cut<KeyCursor>,
+) -> Result<Page<KeyRow, KeyCursor>, DbError> {
+    let (at, id) = cut.after.map(|after| (after.at, after.id.0)).unzip();
+    let rows = sqlx::query_as!(
+        Row,
+        "select id, tenant, role, name, created_at, expires_at, revoked_at
+             from api_key
+             where ($1::uuid is null or tenant = $1) and ($2::text is null or role = $2)
+                 and ($3::boolean is null or (revoked_at is not null) = $3)
+                 and ($4::timestamptz is null or (created_at, id) > ($4, $5::uuid))
+             order by created_at, id
+             limit $6",
+        filter.tenant.map(|tenant| tenant.0),
+        filter.role.map(Role::as_str),
+        filter.revoked,
+        at,
+        id,
+        cut.rows()
+    )
+    .fetch_all(tx)
+    .await?;
+    Page::of(rows, cut, |row| {
+        Ok(KeyCursor {
+            at: row.created_at,
+            id: KeyId(row.id),
+        })
+    })
+}
+
+/// Adds a key.
+async fn insert(tx: &mut PgConnection, key: &NewKey) -> Result<KeyRow, DbError> {
+    let created_at = sqlx::query_scalar!(
+        "insert into api_key (id, tenant, role, name, hash, expires_at)
+         values ($1, $2, $3, $4, $5, $6)
+         returning created_at",
+        key.id.0,
+        key.tenant.map(|tenant| tenant.0),
+        key.role.as_str(),
+        key.name,
+        &key.hash[..],
+        key.expires_at
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(KeyRow {
+        id: key.id,
+        tenant: key.tenant,
+        role: key.role,
+        name: key.name.clone(),
+        created_at,
+        expires_at: key.expires_at,
+        revoked_at: None,
+    })
+}
+
+/// The key for a change of it, of `tenant` or of anyone: it stays as it is until the transaction ends.
+async fn locked(tx: &mut PgConnection, id: KeyId, tenant: Option<TenantId>) -> Result<KeyRow, DbError> {
+    let row = sqlx::query_as!(
+        Row,
+        "select id, tenant, role, name, created_at, expires_at, revoked_at
+         from api_key
+         where id = $1 and ($2::uuid is null or tenant = $2)
+         for update",
+        id.0,
+        tenant.map(|tenant| tenant.0)
+    );
+    row.fetch_optional(tx)
+        .await?
+        .ok_or(DbError::NotFound("key"))?
+        .try_into()
+}
+
+/// Ends a key at `at`, unless it ends before.
+async fn end(tx: &mut PgConnection, id: KeyId, at: OffsetDateTime) -> Result<(), DbError> {
+    let done = sqlx::query!(
+        "update api_key set expires_at = least(expires_at, $2) where id = $1",
+        id.0,
+        at
+    )
+    .execute(tx)
+    .await?;
+    match done.rows_affected() {
+        1 => Ok(()),
+        _ => Err(DbError::NotFound("key")),
+    }
+}
+
+/// Revokes a key of `tenant` or of anyone.
+async fn revoke(tx: &mut PgConnection, id: KeyId, tenant: Option<TenantId>) -> Result<(), DbError> {
+    let done = sqlx::query!(
+        "update api_key set revoked_at = coalesce(revoked_at, now())
+         where id = $1 and ($2::uuid is null or tenant = $2)",
+        id.0,
+        tenant.map(|tenant| tenant.0)
+    )
+    .execute(tx)
+    .await?;
+    match done.rows_affected() {
+        1 => Ok(()),
+        _ => Err(DbError::NotFound("key")),
+    }
+}
+
 impl AdminTx {
     /// Adds a key. A hash that is there is a conflict (`api_key_hash_key`).
     pub async fn key_insert(&mut self, key: &NewKey) -> Result<KeyRow, DbError> {
-        let created_at = sqlx::query_scalar!(
-            "insert into api_key (id, tenant, role, name, hash, expires_at)
-             values ($1, $2, $3, $4, $5, $6)
-             returning created_at",
-            key.id.0,
-            key.tenant.map(|tenant| tenant.0),
-            key.role.as_str(),
-            key.name,
-            &key.hash[..],
-            key.expires_at
-        )
-        .fetch_one(&mut *self.tx)
-        .await?;
-        Ok(KeyRow {
-            id: key.id,
-            tenant: key.tenant,
-            role: key.role,
-            name: key.name.clone(),
-            created_at,
-            expires_at: key.expires_at,
-            revoked_at: None,
-        })
+        insert(&mut self.tx, key).await
     }
 
     /// Keys, revoked ones included, oldest first.
@@ -141,31 +230,7 @@ impl AdminTx {
         filter: &KeyFilter,
         cut: &Cut<KeyCursor>,
     ) -> Result<Page<KeyRow, KeyCursor>, DbError> {
-        let (at, id) = cut.after.map(|after| (after.at, after.id.0)).unzip();
-        let rows = sqlx::query_as!(
-            Row,
-            "select id, tenant, role, name, created_at, expires_at, revoked_at
-             from api_key
-             where ($1::uuid is null or tenant = $1) and ($2::text is null or role = $2)
-                 and ($3::boolean is null or (revoked_at is not null) = $3)
-                 and ($4::timestamptz is null or (created_at, id) > ($4, $5::uuid))
-             order by created_at, id
-             limit $6",
-            filter.tenant.map(|tenant| tenant.0),
-            filter.role.map(Role::as_str),
-            filter.revoked,
-            at,
-            id,
-            cut.rows()
-        )
-        .fetch_all(&mut *self.tx)
-        .await?;
-        Page::of(rows, cut, |row| {
-            Ok(KeyCursor {
-                at: row.created_at,
-                id: KeyId(row.id),
-            })
-        })
+        list(&mut self.tx, filter, cut).await
     }
 
     /// Whether there has ever been a key for admins.
@@ -177,17 +242,63 @@ impl AdminTx {
         Ok(exists)
     }
 
-    /// Revokes a key; every host hears of it. Revoking again changes nothing. Whose key it is, for the
-    /// tenant roles.
-    pub async fn key_revoke(&mut self, id: KeyId) -> Result<Option<TenantId>, DbError> {
-        let tenant = sqlx::query_scalar!(
-            "update api_key set revoked_at = coalesce(revoked_at, now()) where id = $1 returning tenant",
-            id.0
-        )
-        .fetch_optional(&mut *self.tx)
-        .await?
-        .ok_or(DbError::NotFound("key"))?;
-        Ok(tenant.map(TenantId))
+    /// Keeps others that ask for it from making keys for admins until the transaction ends, so that what is
+    /// found not to be there is made once.
+    pub async fn admin_keys_lock(&mut self) -> Result<(), DbError> {
+        sqlx::query!("select pg_advisory_xact_lock(hashtextextended('wattle admin keys', 0))")
+            .fetch_one(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// The key for a change of it, whatever its state: it stays as it is until the transaction ends.
+    pub async fn key_locked(&mut self, id: KeyId) -> Result<KeyRow, DbError> {
+        locked(&mut self.tx, id, None).await
+    }
+
+    /// Ends a key at `at`, unless it ends before; every host hears of it.
+    pub async fn key_end(&mut self, id: KeyId, at: OffsetDateTime) -> Result<(), DbError> {
+        end(&mut self.tx, id, at).await
+    }
+
+    /// Revokes a key; every host hears of it. Revoking again changes nothing.
+    pub async fn key_revoke(&mut self, id: KeyId) -> Result<(), DbError> {
+        revoke(&mut self.tx, id, None).await
+    }
+}
+
+impl TenantTx {
+    /// The tenant's keys, revoked ones included, oldest first.
+    pub async fn keys_list(
+        &mut self,
+        filter: &KeyFilter,
+        cut: &Cut<KeyCursor>,
+    ) -> Result<Page<KeyRow, KeyCursor>, DbError> {
+        let own = KeyFilter {
+            tenant: Some(self.tenant),
+            ..filter.clone()
+        };
+        list(&mut self.tx, &own, cut).await
+    }
+
+    /// Adds a key of the tenant.
+    pub async fn key_insert(&mut self, key: &NewKey) -> Result<KeyRow, DbError> {
+        insert(&mut self.tx, key).await
+    }
+
+    /// A key of the tenant for a change of it, whatever its state: it stays as it is until the transaction ends.
+    pub async fn key_locked(&mut self, id: KeyId) -> Result<KeyRow, DbError> {
+        locked(&mut self.tx, id, Some(self.tenant)).await
+    }
+
+    /// Ends a key at `at`, unless it ends before; every host hears of it.
+    pub async fn key_end(&mut self, id: KeyId, at: OffsetDateTime) -> Result<(), DbError> {
+        end(&mut self.tx, id, at).await
+    }
+
+    /// Revokes a key of the tenant; every host hears of it. Revoking again changes nothing.
+    pub async fn key_revoke(&mut self, id: KeyId) -> Result<(), DbError> {
+        revoke(&mut self.tx, id, Some(self.tenant)).await
     }
 }
 
@@ -196,7 +307,8 @@ impl Db {
     pub async fn key_lookup(&self, hash: [u8; 32]) -> Result<Option<Key>, DbError> {
         let mut tx = self.nobody_tx().await?;
         let row = sqlx::query!(
-            r#"select id as "id!", role as "role!", tenant, tenant_status, expires_at, revoked_at
+            r#"select id as "id!", role as "role!", tenant, tenant_status, concurrency_max,
+                   expires_at, revoked_at
                from wattle_key_lookup($1)"#,
             &hash[..]
         )
@@ -209,6 +321,7 @@ impl Db {
             role: parse("api_key.role", &row.role)?,
             tenant: row.tenant.map(TenantId),
             tenant_status: some(row.tenant_status, |status| word("tenant.status", &status))?,
+            concurrency_max: some(row.concurrency_max, |calls| load("tenant.concurrency_max", calls))?,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
         }))
@@ -227,9 +340,9 @@ impl Db {
 /// Something that a host which remembers keys must hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyEvent {
-    /// The key was revoked.
+    /// The key was revoked, or its end brought forward.
     Key(KeyId),
-    /// The tenant's status changed.
+    /// The tenant's status or quotas changed.
     Tenant(TenantId),
     /// The connection was away and is back: anything may have changed in between.
     Missed,

@@ -1,4 +1,4 @@
-//! Tenants.
+//! Tenants: their status and their quotas.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::convert::{load, parse, some, store, word};
-use crate::{AdminTx, Cut, DbError, Page};
+use crate::{AdminTx, Cut, DbError, Page, TenantTx};
 
 /// Whether a tenant is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +50,25 @@ pub struct Tenant {
     pub status: TenantStatus,
     /// Bytes of components and graphs that it may store; none for the host's default.
     pub storage_max_bytes: Option<u64>,
+    /// Calls of it that run at once on a node; none for the host's default.
+    pub concurrency_max: Option<u32>,
+    /// Components and graphs that it may upload in an hour; none for the host's default.
+    pub uploads_max_per_hour: Option<u32>,
     /// When it was made.
     pub created_at: OffsetDateTime,
+}
+
+/// What is to change of a tenant; none leaves it, an inner none goes back to the host's default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TenantChange {
+    /// Its status. Closed is final (`tenant_closed_is_final`).
+    pub status: Option<TenantStatus>,
+    /// Bytes that it may store. What is over it stays.
+    pub storage_max_bytes: Option<Option<u64>>,
+    /// Calls that run at once on a node, at least 1.
+    pub concurrency_max: Option<Option<u32>>,
+    /// Uploads in an hour.
+    pub uploads_max_per_hour: Option<Option<u32>>,
 }
 
 struct Row {
@@ -59,6 +76,8 @@ struct Row {
     name: String,
     status: String,
     storage_max_bytes: Option<i64>,
+    concurrency_max: Option<i32>,
+    uploads_max_per_hour: Option<i32>,
     created_at: OffsetDateTime,
 }
 
@@ -71,6 +90,10 @@ impl TryFrom<Row> for Tenant {
             status: word("tenant.status", &row.status)?,
             storage_max_bytes: some(row.storage_max_bytes, |bytes| {
                 load("tenant.storage_max_bytes", bytes)
+            })?,
+            concurrency_max: some(row.concurrency_max, |calls| load("tenant.concurrency_max", calls))?,
+            uploads_max_per_hour: some(row.uploads_max_per_hour, |uploads| {
+                load("tenant.uploads_max_per_hour", uploads)
             })?,
             created_at: row.created_at,
         })
@@ -91,7 +114,8 @@ macro_rules! tenants {
     ($tail:literal, $($argument:expr),*) => {
         sqlx::query_as!(
             Row,
-            "select id, name, status, storage_max_bytes, created_at from tenant " + $tail,
+            "select id, name, status, storage_max_bytes, concurrency_max, uploads_max_per_hour, created_at
+             from tenant " + $tail,
             $($argument),*
         )
     };
@@ -103,7 +127,7 @@ impl AdminTx {
         let row = sqlx::query_as!(
             Row,
             "insert into tenant (id, name) values ($1, $2)
-             returning id, name, status, storage_max_bytes, created_at",
+             returning id, name, status, storage_max_bytes, concurrency_max, uploads_max_per_hour, created_at",
             id.0,
             name.as_str()
         );
@@ -139,37 +163,66 @@ impl AdminTx {
         Page::of(rows, cut, |row| parse("tenant.name", &row.name))
     }
 
-    /// Changes a tenant's status; every host hears of it.
-    pub async fn tenant_set_status(&mut self, id: TenantId, status: TenantStatus) -> Result<(), DbError> {
-        let done = sqlx::query!(
-            "update tenant set status = $2 where id = $1",
+    /// Changes a tenant; every host hears of it.
+    pub async fn tenant_update(&mut self, id: TenantId, change: &TenantChange) -> Result<Tenant, DbError> {
+        let TenantChange {
+            status,
+            storage_max_bytes,
+            concurrency_max,
+            uploads_max_per_hour,
+        } = *change;
+        let bytes: Option<i64> = stored("tenant.storage_max_bytes", storage_max_bytes.flatten())?;
+        let calls: Option<i32> = stored("tenant.concurrency_max", concurrency_max.flatten())?;
+        let uploads: Option<i32> = stored("tenant.uploads_max_per_hour", uploads_max_per_hour.flatten())?;
+        let row = sqlx::query_as!(
+            Row,
+            "update tenant
+             set status = coalesce($2, status),
+                 storage_max_bytes = case when $3 then $4 else storage_max_bytes end,
+                 concurrency_max = case when $5 then $6 else concurrency_max end,
+                 uploads_max_per_hour = case when $7 then $8 else uploads_max_per_hour end
+             where id = $1
+             returning id, name, status, storage_max_bytes, concurrency_max, uploads_max_per_hour, created_at",
             id.0,
-            status.as_str()
-        )
-        .execute(&mut *self.tx)
-        .await?;
-        if done.rows_affected() == 1 {
-            Ok(())
-        } else {
-            Err(DbError::NotFound("tenant"))
-        }
+            status.map(TenantStatus::as_str),
+            storage_max_bytes.is_some(),
+            bytes,
+            concurrency_max.is_some(),
+            calls,
+            uploads_max_per_hour.is_some(),
+            uploads
+        );
+        let row = row.fetch_optional(&mut *self.tx).await?;
+        row.ok_or(DbError::NotFound("tenant"))?.try_into()
     }
 
-    /// Changes how many bytes a tenant may store; none for the host's default. What is over it stays.
-    pub async fn tenant_set_storage(&mut self, id: TenantId, max_bytes: Option<u64>) -> Result<(), DbError> {
-        let max_bytes = some(max_bytes, |bytes| {
-            store::<u64, i64>("tenant.storage_max_bytes", bytes)
-        })?;
-        let done = sqlx::query!(
-            "update tenant set storage_max_bytes = $2 where id = $1",
-            id.0,
-            max_bytes
-        )
-        .execute(&mut *self.tx)
-        .await?;
-        match done.rows_affected() {
-            1 => Ok(()),
-            _ => Err(DbError::NotFound("tenant")),
-        }
+    /// The tenants that are closed.
+    pub async fn tenants_closed(&mut self) -> Result<Vec<TenantId>, DbError> {
+        let ids = sqlx::query_scalar!("select id from tenant where status = 'closed'")
+            .fetch_all(&mut *self.tx)
+            .await?;
+        Ok(ids.into_iter().map(TenantId).collect())
+    }
+}
+
+fn stored<T: Copy + fmt::Display, U: TryFrom<T>>(
+    field: &'static str,
+    value: Option<T>,
+) -> Result<Option<U>, DbError> {
+    value.map(|value| store(field, value)).transpose()
+}
+
+impl TenantTx {
+    /// The tenant itself.
+    pub async fn tenant(&mut self) -> Result<Tenant, DbError> {
+        let row = sqlx::query_as!(
+            Row,
+            "select id, name, status, storage_max_bytes, concurrency_max, uploads_max_per_hour, created_at
+             from tenant
+             where id = $1",
+            self.tenant.0
+        );
+        let row = row.fetch_optional(&mut *self.tx).await?;
+        row.ok_or(DbError::NotFound("tenant"))?.try_into()
     }
 }

@@ -51,6 +51,15 @@ async fn begin(
     Ok(tx)
 }
 
+/// Begins a transaction as a tenant, or for the platform's own rows as the administration.
+pub(crate) async fn begin_scope(pool: &PgPool, tenant: Option<TenantId>) -> Result<Tx, DbError> {
+    let role = match tenant {
+        Some(_) => "wattle_tenant",
+        None => "wattle_admin",
+    };
+    begin(pool, "begin", role, tenant).await
+}
+
 impl Db {
     /// Begins a transaction as `tenant`.
     pub async fn tenant_tx(&self, tenant: TenantId) -> Result<TenantTx, DbError> {

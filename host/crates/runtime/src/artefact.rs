@@ -1,10 +1,12 @@
 //! Compiled code on disk. It is native code, so nothing is loaded that this node did not write: each file
 //! begins with a MAC over the engine's settings, the component's digest and the code.
 
+use std::collections::HashSet;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use domain::Digest;
 use hmac::{Hmac, KeyInit, Mac};
@@ -66,6 +68,24 @@ impl Artefacts {
         fs::rename(&draft, self.path(digest))
     }
 
+    /// Removes what was written before `before` and is no code of `keep`: code, and drafts that a crash left.
+    /// How many files.
+    pub(crate) fn sweep(&self, keep: &HashSet<Digest>, before: SystemTime) -> io::Result<u64> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let hex = name.to_str().and_then(|name| name.strip_suffix(".code"));
+            let digest = hex.and_then(|hex| format!("sha256:{hex}").parse().ok());
+            let is_old = entry.metadata()?.modified()? < before;
+            if is_old && !digest.is_some_and(|digest| keep.contains(&digest)) {
+                fs::remove_file(entry.path())?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     fn path(&self, digest: Digest) -> PathBuf {
         self.folder.join(format!("{}.code", digest.hex()))
     }
@@ -114,6 +134,8 @@ impl Hasher for Sha256Hasher {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -141,6 +163,27 @@ mod tests {
         assert!(
             elsewhere.unwrap().read(digest).unwrap().is_none(),
             "another engine's code"
+        );
+
+        let files = || fs::read_dir(folder.path()).unwrap().count();
+        fs::write(folder.path().join("crash.draft"), b"half").unwrap();
+        let (keep, written) = (
+            HashSet::from([digest]),
+            artefacts.path(digest).metadata().unwrap(),
+        );
+        let written = written.modified().unwrap();
+        assert_eq!(
+            artefacts
+                .sweep(&HashSet::new(), written - Duration::from_secs(1))
+                .unwrap(),
+            0
+        );
+        assert_eq!(
+            (
+                artefacts.sweep(&keep, written + Duration::from_secs(60)).unwrap(),
+                files()
+            ),
+            (2, 1)
         );
 
         let whole = fs::read(artefacts.path(digest)).unwrap();

@@ -1,8 +1,9 @@
 //! The runtime: compiled components by digest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use domain::{Digest, UsageCell};
@@ -154,6 +155,13 @@ impl Runtime {
         self.0.loaded().keep(digest, Arc::clone(&pipeline));
         Ok(pipeline)
     }
+
+    /// Lets go of all code but that of `keep`, except what was written since `before`; how many files went.
+    pub async fn sweep(&self, keep: HashSet<Digest>, before: SystemTime) -> Result<u64, CompileError> {
+        self.0.loaded().retain(&keep);
+        let shared = Arc::clone(&self.0);
+        blocking(move || Ok(shared.artefacts.sweep(&keep, before)?)).await
+    }
 }
 
 impl Shared {
@@ -190,6 +198,12 @@ impl Loaded {
         let (pipeline, asked) = self.pipelines.get_mut(&digest)?;
         *asked = self.asks;
         Some(Arc::clone(pipeline))
+    }
+
+    fn retain(&mut self, keep: &HashSet<Digest>) {
+        self.pipelines.retain(|digest, _| keep.contains(digest));
+        let left = self.pipelines.values().map(|(pipeline, _)| pipeline.code_bytes());
+        self.code_bytes = left.sum();
     }
 
     fn keep(&mut self, digest: Digest, pipeline: Arc<Pipeline>) {

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::support::*;
 
 /// The tables with rows of tenants, and the column that names the tenant.
-const OWNED: [(&str, &str); 10] = [
+const OWNED: [(&str, &str); 13] = [
     ("tenant", "id"),
     ("component_revision", "tenant"),
     ("graph_version", "tenant"),
@@ -19,6 +19,9 @@ const OWNED: [(&str, &str); 10] = [
     ("receipt_line", "tenant"),
     ("audit_event", "tenant"),
     ("usage_hour", "tenant"),
+    ("api_key", "tenant"),
+    ("upload_count", "tenant"),
+    ("idempotency", "tenant"),
 ];
 
 const DENIED: &str = "42501";
@@ -158,12 +161,12 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
     let readers = [
         ("node", "wattle_billing wattle_admin"),
         ("tenant", "wattle_tenant wattle_billing wattle_admin"),
-        ("api_key", "wattle_admin"),
-        ("component_revision", "wattle_tenant"),
-        ("graph_version", "wattle_tenant"),
-        ("deployment", "wattle_tenant"),
-        ("release", "wattle_tenant"),
-        ("release_graph", "wattle_tenant"),
+        ("api_key", "wattle_tenant wattle_admin"),
+        ("component_revision", "wattle_tenant wattle_admin"),
+        ("graph_version", "wattle_tenant wattle_admin"),
+        ("deployment", "wattle_tenant wattle_admin"),
+        ("release", "wattle_tenant wattle_admin"),
+        ("release_graph", "wattle_tenant wattle_admin"),
         ("unit", "wattle_tenant wattle_writer wattle_billing"),
         ("account", "wattle_writer wattle_billing"),
         ("posting", "wattle_tenant wattle_writer wattle_billing"),
@@ -172,6 +175,8 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("receipt_line", "wattle_tenant wattle_billing"),
         ("audit_event", "wattle_tenant wattle_billing wattle_admin"),
         ("usage_hour", "wattle_tenant wattle_writer wattle_billing"),
+        ("upload_count", "wattle_tenant wattle_admin"),
+        ("idempotency", "wattle_tenant wattle_admin"),
     ];
     for (table, readers) in readers {
         let query = format!("select count(*) from {table}");
@@ -189,6 +194,15 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
             .await
             .unwrap_err();
         assert_eq!(sqlstate(&error), DENIED, "{table}");
+    }
+    // An admin sees of uploads and releases what the collector needs, and a tenant no hash of its keys.
+    for (role, secret) in [
+        ("wattle_admin", "select count(settings) from release"),
+        ("wattle_admin", "select count(signature) from graph_version"),
+        ("wattle_tenant", "select count(hash) from api_key"),
+    ] {
+        let answer = count(&mut login, role, Some(A), secret).await;
+        assert_eq!(answer, Err(DENIED.into()), "{role}: {secret}");
     }
     let tables: i64 = sqlx::query_scalar(
         "select count(*) from pg_class

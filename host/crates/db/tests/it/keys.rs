@@ -1,6 +1,6 @@
 //! Bearer keys and the news of them.
 
-use db::{Cut, DbError, KeyEvent, KeyEvents, KeyFilter, NewKey, TenantStatus};
+use db::{Cut, DbError, KeyEvent, KeyEvents, KeyFilter, NewKey, TenantChange, TenantStatus};
 use domain::{KeyId, Role, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration;
@@ -94,6 +94,7 @@ async fn stay_revoked(_: PgPoolOptions, options: PgConnectOptions) {
     for statement in [
         "update api_key set role = 'admin'",
         "update api_key set hash = hash",
+        "update api_key set tenant = null",
         "delete from api_key",
     ] {
         assert_eq!(
@@ -135,6 +136,87 @@ async fn have_a_tenant_if_their_role_does(_: PgPoolOptions, options: PgConnectOp
     fixture.finish().await;
 }
 
+#[sqlx::test(migrations = false)]
+async fn end_earlier_and_never_later(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let key = key(1, Role::TenantManage, Some(A));
+    insert(&fixture, &key).await.unwrap();
+    let now = fixture.now().await;
+    let mut events = fixture.db.listen_keys().await.unwrap();
+    for (days, expected) in [(2, 2), (3, 2), (1, 1)] {
+        let mut tx = fixture.db.admin_tx().await.unwrap();
+        assert_eq!(tx.key_locked(key.id).await.unwrap().id, key.id);
+        tx.key_end(key.id, now + Duration::days(days)).await.unwrap();
+        tx.commit().await.unwrap();
+        let found = fixture.db.key_lookup(key.hash).await.unwrap().unwrap();
+        assert_eq!(found.expires_at, Some(now + Duration::days(expected)));
+        assert_eq!(next(&mut events).await.unwrap(), KeyEvent::Key(key.id));
+    }
+    let mut login = fixture.login().await;
+    for later in ["null", "expires_at + interval '1 second'"] {
+        let statement = format!("update api_key set expires_at = {later}");
+        for role in ["wattle_admin", "wattle_tenant"] {
+            let answer = attempt(&mut login, role, Some(A), &statement).await;
+            assert_eq!(answer, Err("23001".into()), "{role}: {later}");
+        }
+    }
+    drop(events);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn of_a_tenant_are_its_own_to_keep(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let mut tx = fixture.db.tenant_tx(A).await.unwrap();
+    let own = key(1, Role::TenantManage, Some(A));
+    tx.key_insert(&own).await.unwrap();
+    tx.commit().await.unwrap();
+    for stranger in [key(2, Role::TenantRead, Some(B)), key(3, Role::Admin, None)] {
+        let mut tx = fixture.db.tenant_tx(A).await.unwrap();
+        let refused = tx.key_insert(&stranger).await;
+        assert!(matches!(refused, Err(DbError::Statement(_))), "{refused:?}");
+    }
+    let mut other = fixture.db.tenant_tx(B).await.unwrap();
+    let now = fixture.now().await;
+    assert!(matches!(
+        other.key_locked(own.id).await,
+        Err(DbError::NotFound("key"))
+    ));
+    assert!(matches!(
+        other.key_end(own.id, now).await,
+        Err(DbError::NotFound("key"))
+    ));
+    assert!(matches!(
+        other.key_revoke(own.id).await,
+        Err(DbError::NotFound("key"))
+    ));
+    let mut tx = fixture.db.tenant_tx(A).await.unwrap();
+    tx.key_revoke(own.id).await.unwrap();
+    tx.commit().await.unwrap();
+    let found = fixture.db.key_lookup(own.hash).await.unwrap().unwrap();
+    assert!(found.revoked_at.is_some());
+    drop(other);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn of_an_admin_are_made_first_by_one(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let first = async |id| {
+        let mut tx = fixture.db.admin_tx().await.unwrap();
+        tx.admin_keys_lock().await.unwrap();
+        if tx.admin_key_exists().await.unwrap() {
+            return false;
+        }
+        tx.key_insert(&key(id, Role::Admin, None)).await.unwrap();
+        tx.commit().await.unwrap();
+        true
+    };
+    let (one, two) = tokio::join!(first(1), first(2));
+    assert!(one != two, "{one} {two}");
+    fixture.finish().await;
+}
+
 /// The next event; news that never come fail the test instead of hanging it.
 async fn next(events: &mut KeyEvents) -> Result<KeyEvent, DbError> {
     tokio::time::timeout(std::time::Duration::from_secs(20), events.next())
@@ -153,8 +235,14 @@ async fn revoked_are_news(_: PgPoolOptions, options: PgConnectOptions) {
     assert_eq!(next(&mut events).await.unwrap(), KeyEvent::Key(one.id));
 
     let mut tx = fixture.db.admin_tx().await.unwrap();
-    tx.tenant_set_status(A, TenantStatus::Active).await.unwrap();
-    tx.tenant_set_status(A, TenantStatus::Suspended).await.unwrap();
+    for status in [TenantStatus::Active, TenantStatus::Suspended] {
+        let status = Some(status);
+        let change = TenantChange {
+            status,
+            ..TenantChange::default()
+        };
+        tx.tenant_update(A, &change).await.unwrap();
+    }
     tx.commit().await.unwrap();
     // Only the change was told.
     assert_eq!(next(&mut events).await.unwrap(), KeyEvent::Tenant(A));

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use db::{Cut, DbError, KeyFilter, NewKey, Page, ReceiptFilter, TenantFilter, TenantStatus};
+use db::{Cut, DbError, KeyFilter, NewKey, Page, ReceiptFilter, TenantChange, TenantFilter, TenantStatus};
 use domain::posting::CallKind;
 use domain::{Digest, InvocationId, KeyId, Name, Outcome, Role, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -136,7 +136,11 @@ async fn keys_of_one_instant_come_each_once(_: PgPoolOptions, options: PgConnect
 async fn tenants_by_status_and_name(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
     let mut tx = fixture.db.admin_tx().await.unwrap();
-    tx.tenant_set_status(B, TenantStatus::Suspended).await.unwrap();
+    let suspended = TenantChange {
+        status: Some(TenantStatus::Suspended),
+        ..TenantChange::default()
+    };
+    tx.tenant_update(B, &suspended).await.unwrap();
     for (status, prefix, expected) in [
         (None, Some("tenant-"), vec![A, B]),
         (None, Some("tenant-b"), vec![B]),

@@ -13,6 +13,7 @@
 mod append_only;
 mod audit;
 mod audit_trail;
+mod idempotency;
 mod isolation;
 mod keys;
 mod lists;
@@ -20,5 +21,6 @@ mod open;
 mod partitions;
 mod posting;
 mod registry;
+mod stored;
 mod support;
 mod usage;

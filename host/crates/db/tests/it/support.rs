@@ -1,7 +1,8 @@
 //! A migrated database, its roles, and postings to put into it.
 
 use db::{
-    Action, Actor, AdminTx, Cut, Db, DbError, Options, PostingInsert, ReleaseSpec, Tenant, TenantFilter,
+    Action, Actor, AdminTx, Cut, Db, DbError, NewKey, Options, PostingInsert, ReleaseSpec, Scope, Tenant,
+    TenantFilter,
 };
 use domain::account::Account;
 use domain::energy::{Provenance, Root};
@@ -100,7 +101,28 @@ impl Fixture {
         tx.audit(MANAGER, Action::DeploymentCreate, "d", json!({ "release": 1 }))
             .await
             .unwrap();
+        tx.upload_count(OffsetDateTime::UNIX_EPOCH, 1).await.unwrap();
+        let key = tenant.0.as_bytes()[15];
+        tx.key_insert(&NewKey {
+            id: KeyId(Uuid::from_u128(0x5e00 | u128::from(key))),
+            tenant: Some(tenant),
+            role: Role::TenantManage,
+            name: "own".into(),
+            hash: [key; 32],
+            expires_at: None,
+        })
+        .await
+        .unwrap();
         tx.commit().await.unwrap();
+        let scope = Scope {
+            tenant: Some(tenant),
+            role: Role::TenantManage,
+        };
+        let by = (NODE, Uuid::from_u128(1));
+        self.db
+            .idempotency_claim(scope, "furnish", by, OffsetDateTime::UNIX_EPOCH)
+            .await
+            .unwrap();
     }
 
     /// Posts and commits.
