@@ -48,10 +48,11 @@ async fn rows_that_come_between_move_no_other(_: PgPoolOptions, options: PgConne
         tx.tenants_list(&TenantFilter::default(), &cut).await
     };
     // There are tenant-a and tenant-b; one comes before what was read, one after it.
-    let seen = pages(1, read, async |page| match page {
-        1 => add(1, "a-new-one").await,
-        2 => add(2, "the-last-one").await,
-        _ => {}
+    let seen = pages(1, read, async |page| {
+        if page == 1 {
+            add(1, "a-new-one").await;
+            add(2, "the-last-one").await;
+        }
     });
     let seen: Vec<String> = seen
         .await
@@ -222,6 +223,7 @@ async fn uploads_and_releases_newest_first(_: PgPoolOptions, options: PgConnectO
         tx.releases_list(&name("d"), &Cut::first(9)).await.unwrap().items,
         []
     );
+    drop(tx);
     let mut tx = fixture.db.tenant_tx(A).await.unwrap();
     tx.deployment_delete(&name("d")).await.unwrap();
     assert_eq!(

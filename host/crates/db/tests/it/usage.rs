@@ -197,7 +197,7 @@ async fn a_posting_that_is_there_adds_nothing(_: PgPoolOptions, options: PgConne
     drop(tx);
     assert_eq!(usage(&fixture, HOURLY, &UsageFilter::default()).await, before);
     // Another node's windows of the hour add up.
-    let mut other = small(0, Digest::ZERO, last());
+    let mut other = small(1, Digest::ZERO, last());
     other.node = NodeId(Uuid::from_u128(0x40df));
     for transfer in &mut other.transfers {
         if let domain::account::Account::Fuel(node) = &mut transfer.credit {
