@@ -121,7 +121,7 @@ async fn list_revisions(
     let name = named(&name)?;
     let listing = asked.of(format!("components/{name}"))?;
     let rows = tx.revisions_list(&name, &listing.cut).await?;
-    uploads::some("component", &name, &listing, rows)
+    listing.some("component", &name, rows)
 }
 
 /// Upload a component

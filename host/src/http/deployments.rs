@@ -351,11 +351,7 @@ async fn list_releases(
     let name = named(&name)?;
     let listing = asked.of(format!("deployments/{name}"))?;
     let rows = tx.releases_list(&name, &listing.cut).await?;
-    match rows.items.is_empty() && listing.cut.after.is_none() {
-        // A deployment has at least one.
-        true => Err(Error::not_found("deployment", &name)),
-        false => Ok(listing.page(rows)),
-    }
+    listing.some("deployment", &name, rows)
 }
 
 /// Make a release

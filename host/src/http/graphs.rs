@@ -129,7 +129,7 @@ async fn list_versions(
     let name = named(&name)?;
     let listing = asked.of(format!("graphs/{name}"))?;
     let rows = tx.graph_versions_list(&name, &listing.cut).await?;
-    uploads::some("graph", &name, &listing, rows)
+    listing.some("graph", &name, rows)
 }
 
 /// Upload a graph

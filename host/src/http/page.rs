@@ -63,6 +63,19 @@ impl<K: Serialize + DeserializeOwned> Listing<K> {
             next: rows.next.map(|key| URL_SAFE_NO_PAD.encode(cursor(key))),
         })
     }
+
+    /// The page that `rows` are of a thing which always has some: where the list is empty, there is no such `what`.
+    pub fn some<Row, View: From<Row>>(
+        &self,
+        what: &'static str,
+        name: &Name,
+        rows: db::Page<Row, K>,
+    ) -> Result<Json<Page<View>>, Error> {
+        match rows.items.is_empty() && self.cut.after.is_none() {
+            true => Err(Error::not_found(what, name)),
+            false => Ok(self.page(rows)),
+        }
+    }
 }
 
 /// What stands behind the `?` of a list: `cursor`, `limit` and its own filters.

@@ -12,7 +12,6 @@ use domain::{Name, TenantId};
 use serde::Serialize;
 
 use super::idempotency::Act;
-use super::page::{Listing, Page};
 use super::{Charged, body, named, problem};
 use crate::app::App;
 use crate::flow::publish::Published;
@@ -72,17 +71,4 @@ where
     })?;
     act.commit(tx, StatusCode::NO_CONTENT, &()).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// A page of the uploads under a name: whatever has a name has at least one.
-pub fn some<View: From<Row>, Row>(
-    what: &'static str,
-    name: &Name,
-    listing: &Listing<i64>,
-    rows: db::Page<Row, i64>,
-) -> Result<Json<Page<View>>, Error> {
-    match rows.items.is_empty() && listing.cut.after.is_none() {
-        true => Err(Error::not_found(what, name)),
-        false => Ok(listing.page(rows)),
-    }
 }
