@@ -114,6 +114,11 @@ async fn who_holds_the_data_directory_recovers_from_lost_admin_keys() -> anyhow:
     let admin = recovery.with_key(text(&key, "secret")?);
     let keys = admin.get("/api/v1/keys").await?.expect(200)?;
     assert_eq!(keys["items"].as_array().map(Vec::len), Some(2), "{keys}");
+    // What each secret was used for is known for ever.
+    let (acts, _) = admin.pages("/api/v1/audit?action=key.create", 500).await?;
+    let actors: Vec<_> = acts.iter().map(|act| (&act["actor"], &act["key"])).collect();
+    let (recovery, bootstrap) = (json!("recovery"), json!("bootstrap"));
+    assert_eq!(actors, [(&recovery, &Value::Null), (&bootstrap, &Value::Null)]);
     host.terminate().await
 }
 
