@@ -547,7 +547,7 @@ async fn paths_that_lead_nowhere() -> anyhow::Result<()> {
     for (caller, method, route, code) in by_id {
         for id in ids {
             let path = route.replace("{}", id);
-            let request = caller.request(method.clone(), &path).body(r#"{"max_bytes":1}"#);
+            let request = caller.request(method.clone(), &path).body("{}");
             cases
                 .send(caller, &format!("{method} {path}"), request, refused(404, code))
                 .await;

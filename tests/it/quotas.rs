@@ -21,7 +21,7 @@ async fn uploads_have_an_hourly_quota() -> anyhow::Result<()> {
     assert_eq!(quotas(&tenant).await?["uploads_max_per_hour"], 3);
     host.change(&tenant, json!({ "uploads_max_per_hour": 2 })).await?;
     upload(&tenant, &echo).await?.expect(201)?;
-    problem(&upload(&tenant, b"no wasm").await?, 422, "not_a_component")?;
+    problem(&upload(&tenant, b"no wasm").await?, 422, "invalid_component")?;
     let refused = upload(&tenant, &echo).await?;
     problem(&refused, 429, "upload_quota")?;
     let retry_after_s = refused.retry_after_s.unwrap();

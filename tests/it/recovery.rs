@@ -135,9 +135,13 @@ impl Running {
             let mut tx = app.db.admin_tx().await?;
             tx.tenant_insert(TENANT, &"acacia".parse()?).await?;
             tx.commit().await?;
-            publish::component(app, MANAGER, TENANT, echo(), guests::guest("echo")?.into()).await?;
+            let component = guests::guest("echo")?.into();
+            let published = publish::component(app, MANAGER, TENANT, echo(), component).await?;
+            published.tx.commit().await?;
             let spec = serde_json::from_value(json!({ "component": { "name": "echo" } }))?;
-            deploy::release(app, MANAGER, TENANT, &echo(), spec, true).await?;
+            let made = deploy::release(app, MANAGER, TENANT, &echo(), spec, true).await?;
+            made.tx.commit().await?;
+            made.loaded.adopt(app, TENANT, made.row);
             anyhow::Ok(())
         })
     }

@@ -220,10 +220,8 @@ async fn pipeline(
     let id = code_id(tenant, component);
     match app.runtime.load(id).await {
         Err(CompileError::Missing) => {
-            app.runtime
-                .compile(id, app.blobs.get(component).await?, cell)
-                .await?;
-            Ok(app.runtime.load(id).await?)
+            let blob = app.blobs.get(component).await?;
+            Ok(app.runtime.compile(id, blob, cell).await?)
         }
         other => Ok(other?),
     }

@@ -162,13 +162,14 @@ async fn delete_component(
     act: Act,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Error> {
+    let tenant = act.manages()?;
     let name = named(&name)?;
     let missing = || Error::not_found("component", &name);
     let hide = async |tx: &mut db::TenantTx| {
         tx.component_delete(&name).await?;
         tx.audit(act.actor, Action::ComponentHide, &name, json!({})).await
     };
-    uploads::hide(&app, &act, missing, hide).await
+    uploads::hide(&app, &act, tenant, missing, hide).await
 }
 
 /// Delete a component's revision
@@ -187,6 +188,7 @@ async fn delete_revision(
     act: Act,
     Path((name, revision)): Path<(String, String)>,
 ) -> Result<StatusCode, Error> {
+    let tenant = act.manages()?;
     let name = named(&name)?;
     let missing = || Error::not_found("revision", format!("{name}/{revision}"));
     let digest: Digest = revision.parse().map_err(|_| missing())?;
@@ -200,5 +202,5 @@ async fn delete_revision(
         )
         .await
     };
-    uploads::hide(&app, &act, missing, hide).await
+    uploads::hide(&app, &act, tenant, missing, hide).await
 }

@@ -166,13 +166,14 @@ async fn upload_graph(
     responses((status = 204, description = "It is gone."), Keyed, Named)
 )]
 async fn delete_graph(State(app): Shared, act: Act, Path(name): Path<String>) -> Result<StatusCode, Error> {
+    let tenant = act.manages()?;
     let name = named(&name)?;
     let missing = || Error::not_found("graph", &name);
     let hide = async |tx: &mut db::TenantTx| {
         tx.graph_delete(&name).await?;
         tx.audit(act.actor, Action::GraphHide, &name, json!({})).await
     };
-    uploads::hide(&app, &act, missing, hide).await
+    uploads::hide(&app, &act, tenant, missing, hide).await
 }
 
 /// Delete a graph's version
@@ -191,6 +192,7 @@ async fn delete_version(
     act: Act,
     Path((name, version)): Path<(String, String)>,
 ) -> Result<StatusCode, Error> {
+    let tenant = act.manages()?;
     let name = named(&name)?;
     let missing = || Error::not_found("version", format!("{name}/{version}"));
     let digest: Digest = version.parse().map_err(|_| missing())?;
@@ -199,5 +201,5 @@ async fn delete_version(
         tx.audit(act.actor, Action::GraphHide, &name, json!({ "version": digest }))
             .await
     };
-    uploads::hide(&app, &act, missing, hide).await
+    uploads::hide(&app, &act, tenant, missing, hide).await
 }

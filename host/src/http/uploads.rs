@@ -58,13 +58,14 @@ where
 pub async fn hide<Hide>(
     app: &App,
     act: &Act,
+    tenant: TenantId,
     missing: impl Fn() -> Error,
     hide: Hide,
 ) -> Result<StatusCode, Error>
 where
     Hide: AsyncFnOnce(&mut TenantTx) -> Result<(), DbError>,
 {
-    let mut tx = app.db.tenant_tx(act.manages()?).await?;
+    let mut tx = app.db.tenant_tx(tenant).await?;
     hide(&mut tx).await.map_err(|error| match error {
         DbError::NotFound(_) => missing(),
         other => other.into(),

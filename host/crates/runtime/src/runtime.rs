@@ -117,19 +117,19 @@ impl Runtime {
         })
     }
 
-    /// Compiles an inspected component in a child process and keeps the code; does nothing where valid code
-    /// is there. In the end the pipeline is linked and ready. The child's CPU time enters the cell.
+    /// Compiles an inspected component in a child process and keeps the code, unless valid code is there. The
+    /// pipeline is linked and ready. The child's CPU time enters the cell.
     pub async fn compile(
         &self,
         digest: Digest,
         component: Bytes,
         cell: &UsageCell,
-    ) -> Result<(), CompileError> {
+    ) -> Result<Arc<Pipeline>, CompileError> {
         // Under the turn, so that the second of two uploads of the same component finds the first's code.
         let _turn = self.0.compiler.turn().await?;
         match self.load(digest).await {
             Err(CompileError::Missing) => {}
-            other => return other.map(drop),
+            other => return other,
         }
         let code = self.0.compiler.run(child::COMPILE, &component, cell).await?;
         let shared = Arc::clone(&self.0);
@@ -138,7 +138,7 @@ impl Runtime {
             shared.fits(digest)
         })
         .await?;
-        self.load(digest).await.map(drop)
+        self.load(digest).await
     }
 
     /// The pipeline of a compiled component, linked once and kept.
@@ -158,6 +158,8 @@ impl Runtime {
 
     /// Lets go of all code but that of `keep`, except what was written since `before`; how many files went.
     pub async fn sweep(&self, keep: HashSet<Digest>, before: SystemTime) -> Result<u64, CompileError> {
+        // Under the turn, so that no code goes between its compilation and its first use.
+        let _turn = self.0.compiler.turn().await?;
         self.0.loaded().retain(&keep);
         let shared = Arc::clone(&self.0);
         blocking(move || Ok(shared.artefacts.sweep(&keep, before)?)).await
