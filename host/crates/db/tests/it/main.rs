@@ -3,10 +3,11 @@
 //! `DATABASE_URL` names a superuser of a throwaway cluster; every test has a database of its own.
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "helpers of tests may fail like the tests themselves"
+    reason = "helpers of tests may fail like the tests themselves, and some set dates beside now"
 )]
 #![allow(clippy::type_complexity, reason = "tables of cases are read, not named")]
 
