@@ -136,7 +136,8 @@ fn inside<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stat
 fn tls_step(error: &rustls::Error) -> &'static str {
     use rustls::{CertificateError as Certificate, Error as Tls};
     match error {
-        Tls::InvalidCertificate(Certificate::UnknownIssuer) => {
+        // Another issuer of the same name signed it.
+        Tls::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
             "if the host has a CA of its own, give its certificate with --ca-file or WATTLE_CA_FILE"
         }
         Tls::InvalidCertificate(
