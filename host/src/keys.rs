@@ -181,7 +181,7 @@ async fn bootstrap(app: &App) -> Result<Principal, Error> {
 fn heed(app: &App, event: KeyEvent) {
     app.keys.ask_again();
     if let KeyEvent::Tenant(tenant) = event {
-        // Suspended, closed or back: what it needs is loaded again.
+        // It may be suspended or closed; if it is not, what it needs is loaded again.
         app.releases.forget_all(tenant);
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use db::{DbError, Stored, StoredKind, TenantChange, TenantStatus};
 use domain::{Digest, TenantId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use time::OffsetDateTime;
 
 use crate::support::*;
 
@@ -21,7 +20,7 @@ fn graph() -> Digest {
 async fn needed(fixture: &Fixture) -> Vec<(StoredKind, Digest)> {
     let mut tx = fixture.db.admin_tx().await.unwrap();
     let all = tx
-        .stored_list(OffsetDateTime::now_utc() + Duration::from_secs(60))
+        .stored_list(fixture.now().await + Duration::from_secs(60))
         .await
         .unwrap();
     let mut of_a: Vec<_> = all.into_iter().filter(|stored| stored.tenant == A).collect();
@@ -75,7 +74,7 @@ async fn is_needed_while_it_is_visible_or_deployed(_: PgPoolOptions, options: Pg
     assert_eq!((needed(&fixture).await, used(&fixture, A).await), (vec![], 0));
 
     // What was let go of a moment ago waits, and takes room on the disk until then.
-    let before = OffsetDateTime::now_utc() - Duration::from_secs(60);
+    let before = fixture.now().await - Duration::from_secs(60);
     let mut tx = fixture.db.admin_tx().await.unwrap();
     assert_eq!(tx.stored_list(before).await.unwrap().len(), 2);
     drop(tx);
@@ -151,7 +150,7 @@ async fn a_closed_tenant_needs_nothing(_: PgPoolOptions, options: PgConnectOptio
     }
     let mut tx = fixture.db.admin_tx().await.unwrap();
     assert_eq!(tx.tenants_closed().await.unwrap(), [A]);
-    let late = OffsetDateTime::now_utc() + Duration::from_secs(60);
+    let late = fixture.now().await + Duration::from_secs(60);
     assert!(
         !tx.blob_is_free(component(), late).await.unwrap(),
         "B has the same bytes"
@@ -216,7 +215,7 @@ async fn a_release_and_a_deletion_take_turns(_: PgPoolOptions, options: PgConnec
 #[sqlx::test(migrations = false)]
 async fn the_collector_and_an_upload_take_turns(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
-    let late = OffsetDateTime::now_utc() + Duration::from_secs(60);
+    let late = fixture.now().await + Duration::from_secs(60);
     let mut upload = fixture.db.tenant_tx(A).await.unwrap();
     let mut neighbour = fixture.db.tenant_tx(B).await.unwrap();
     upload.blob_hold(component()).await.unwrap();
