@@ -188,7 +188,7 @@ async fn what_does_not_fit_is_refused_by_name_and_costs_nothing() -> anyhow::Res
     let good = json!({ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] });
     let outputs = |outputs: Value| json!({ "inputs": [good.clone()], "outputs": outputs });
     let cases = [
-        (json!({}), "body:"),
+        (json!({}), "inputs:"),
         (json!([]), "body:"),
         (json!({ "inputs": {} }), "inputs:"),
         (json!({ "inputs": [] }), "inputs:"),
@@ -210,7 +210,7 @@ async fn what_does_not_fit_is_refused_by_name_and_costs_nothing() -> anyhow::Res
         ),
         (
             x(json!({ "name": "x", "shape": [1], "datatype": "FP32" })),
-            "inputs[0]:",
+            "inputs[0]",
         ),
         (outputs(json!([{ "name": "y" }])), "outputs[0]:"),
         (outputs(json!([{ "name": "x" }, { "name": "x" }])), "outputs[1]:"),
