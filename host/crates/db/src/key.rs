@@ -187,12 +187,19 @@ async fn locked(tx: &mut PgConnection, id: KeyId, tenant: Option<TenantId>) -> R
         .try_into()
 }
 
-/// Ends a key at `at`, unless it ends before.
-async fn end(tx: &mut PgConnection, id: KeyId, at: OffsetDateTime) -> Result<(), DbError> {
+/// Ends a key of `tenant` or of anyone at `at`, unless it ends before.
+async fn end(
+    tx: &mut PgConnection,
+    id: KeyId,
+    at: OffsetDateTime,
+    tenant: Option<TenantId>,
+) -> Result<(), DbError> {
     let done = sqlx::query!(
-        "update api_key set expires_at = least(expires_at, $2) where id = $1",
+        "update api_key set expires_at = least(expires_at, $2)
+         where id = $1 and ($3::uuid is null or tenant = $3)",
         id.0,
-        at
+        at,
+        tenant.map(|tenant| tenant.0)
     )
     .execute(tx)
     .await?;
@@ -258,7 +265,7 @@ impl AdminTx {
 
     /// Ends a key at `at`, unless it ends before; every host hears of it.
     pub async fn key_end(&mut self, id: KeyId, at: OffsetDateTime) -> Result<(), DbError> {
-        end(&mut self.tx, id, at).await
+        end(&mut self.tx, id, at, None).await
     }
 
     /// Revokes a key; every host hears of it. Revoking again changes nothing.
@@ -293,7 +300,7 @@ impl TenantTx {
 
     /// Ends a key at `at`, unless it ends before; every host hears of it.
     pub async fn key_end(&mut self, id: KeyId, at: OffsetDateTime) -> Result<(), DbError> {
-        end(&mut self.tx, id, at).await
+        end(&mut self.tx, id, at, Some(self.tenant)).await
     }
 
     /// Revokes a key of the tenant; every host hears of it. Revoking again changes nothing.
