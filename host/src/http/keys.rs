@@ -1,22 +1,25 @@
 //! `/api/v1/keys`: bearer keys, shown once and stored hashed.
 
+mod tx;
+
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use db::{Action, Actor, AdminTx, Claim, Cut, DbError, Kept, KeyCursor, KeyFilter, KeyRow, TenantTx};
+use db::{Action, Actor, AdminTx, DbError, KeyFilter, KeyRow};
 use domain::{KeyId, Role, TenantId};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use time::{Duration, OffsetDateTime, UtcOffset};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::tx::KeysTx;
 use super::auth::Principal;
 use super::extract::{Path, Query};
-use super::idempotency::{Act, Effect};
+use super::idempotency::Act;
 use super::page::{Page, asked};
 use super::refusals::{Bodied, Ended, Keyed, Named};
 use super::{Shared, body, json, schema};
@@ -82,89 +85,6 @@ struct MintedKey {
     /// In place of a secret that was shown before: how to get another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
-}
-
-/// A transaction of who keeps keys: of one tenant, or of everyone.
-enum KeysTx {
-    Own(TenantTx),
-    All(AdminTx),
-}
-
-impl KeysTx {
-    async fn begin(app: &App, own: Option<TenantId>) -> Result<Self, DbError> {
-        Ok(match own {
-            Some(tenant) => Self::Own(app.db.tenant_tx(tenant).await?),
-            None => Self::All(app.db.admin_tx().await?),
-        })
-    }
-
-    async fn list(
-        &mut self,
-        filter: &KeyFilter,
-        cut: &Cut<KeyCursor>,
-    ) -> Result<db::Page<KeyRow, KeyCursor>, DbError> {
-        match self {
-            Self::Own(tx) => tx.keys_list(filter, cut).await,
-            Self::All(tx) => tx.keys_list(filter, cut).await,
-        }
-    }
-
-    async fn insert(&mut self, key: &db::NewKey) -> Result<KeyRow, DbError> {
-        match self {
-            Self::Own(tx) => tx.key_insert(key).await,
-            Self::All(tx) => tx.key_insert(key).await,
-        }
-    }
-
-    async fn locked(&mut self, id: KeyId) -> Result<KeyRow, DbError> {
-        match self {
-            Self::Own(tx) => tx.key_locked(id).await,
-            Self::All(tx) => tx.key_locked(id).await,
-        }
-    }
-
-    async fn end(&mut self, id: KeyId, at: OffsetDateTime) -> Result<(), DbError> {
-        match self {
-            Self::Own(tx) => tx.key_end(id, at).await,
-            Self::All(tx) => tx.key_end(id, at).await,
-        }
-    }
-
-    async fn revoke(&mut self, id: KeyId) -> Result<(), DbError> {
-        match self {
-            Self::Own(tx) => tx.key_revoke(id).await,
-            Self::All(tx) => tx.key_revoke(id).await,
-        }
-    }
-
-    async fn audit(
-        &mut self,
-        act: &Act,
-        action: Action,
-        key: &KeyRow,
-        details: Value,
-    ) -> Result<(), DbError> {
-        match self {
-            Self::Own(tx) => tx.audit(act.actor, action, key.id, details).await,
-            Self::All(tx) => tx.audit(act.actor, key.tenant, action, key.id, details).await,
-        }
-    }
-}
-
-impl Effect for KeysTx {
-    async fn keep(&mut self, claim: &Claim, kept: &Kept) -> Result<(), DbError> {
-        match self {
-            Self::Own(tx) => tx.keep(claim, kept).await,
-            Self::All(tx) => tx.keep(claim, kept).await,
-        }
-    }
-
-    async fn commit(self) -> Result<(), DbError> {
-        match self {
-            Self::Own(tx) => tx.commit().await,
-            Self::All(tx) => tx.commit().await,
-        }
-    }
 }
 
 asked! {
