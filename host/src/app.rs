@@ -336,6 +336,8 @@ fn runtime_options(
 fn inference(config: &ServeArgs, worker: WorkerOptions) -> Inference {
     let options = inference::Options {
         max_model_bytes: config.graph_max_mib << 20,
+        // Calls begin on these threads too: the answer comes to where it is waited for.
+        runtime: Some(tokio::runtime::Handle::current()),
         ..inference::Options::default()
     };
     let worker = WorkerOptions {

@@ -45,7 +45,7 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let service = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads.min(4))
+        .worker_threads(threads)
         .thread_name("service")
         .enable_all()
         .build()?;

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::invoke::invocation;
-use super::metered::{Recorded, call, metered};
+use super::metered::{Recorded, Where, call, metered};
 use super::publish::graded;
 use super::releases::Body;
 use super::{Error, releases};
@@ -256,6 +256,6 @@ async fn prove(
         };
         graded(describe.await)
     };
-    let (proven, recorded) = metered(app, call, work).await?;
+    let (proven, recorded) = metered(app, call, Where::Guests, work).await?;
     recorded.with(proven.unwrap_or(Err(Error::Internal)))
 }

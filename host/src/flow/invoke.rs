@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::bare::bare;
-use super::metered::{Recorded, call, metered};
+use super::metered::{Recorded, Where, call, metered};
 use super::releases::{Body, Release};
 use super::signature::{check_answer, check_encoding, check_request};
 use crate::app::App;
@@ -83,18 +83,28 @@ where
     let cancel = CancellationToken::new();
     let _cancel_when_dropped = cancel.clone().drop_guard();
     let host = app.clone();
+    let ready = app.releases.ready(tenant, &row);
+    let begin = match &ready {
+        Some(release) if release.habit.is_brief() => Where::Here,
+        _ => Where::Guests,
+    };
     let work = move |cell: Arc<UsageCell>| async move {
         let _place = place;
         cell.add_cpu_ns(cpu_ns);
         let answer = async {
-            let loaded = host.releases.load(&host, tenant, &row, &cell).await?;
+            let loaded = match ready {
+                Some(release) => release,
+                None => host.releases.load(&host, tenant, &row, &cell).await?,
+            };
             let (graphs, settings) = (loaded.body.graphs(), loaded.settings.clone());
             let limits = &row.spec.limits;
             let mut inv = invocation(id, tenant, limits, &cell, cancel, graphs, settings);
             inv.deadline = deadline;
-            let response = run(&loaded, request, inv).await?;
-            let encode = || (encoding.encode)(&callers_id, row.number, response, &row.spec.limits);
-            Ok(runtime::metered(&cell, encode)?)
+            let answer = run(&loaded, request, inv).await;
+            let encode = |response| (encoding.encode)(&callers_id, row.number, response, &row.spec.limits);
+            let reply = answer.and_then(|response| runtime::metered(&cell, || encode(response)));
+            loaded.habit.note(&cell);
+            Ok(reply?)
         };
         match answer.await {
             Ok(reply) => (Outcome::Ok, Ok(reply)),
@@ -102,7 +112,7 @@ where
             Err(error) => (Outcome::HostFault, Err(error)),
         }
     };
-    let (result, recorded) = metered(app, call, work).await?;
+    let (result, recorded) = metered(app, call, begin, work).await?;
     let (reply, recorded) = recorded.with(result.unwrap_or(Err(Error::Internal)))?;
     Ok(Answer { reply, recorded })
 }

@@ -68,6 +68,14 @@ impl<K: Hash + Eq + Clone, V> Loaded<K, V> {
         entry.slot.clone()
     }
 
+    /// The release, if it is loaded.
+    pub fn get(&mut self, tenant: TenantId, key: K) -> Option<Arc<V>> {
+        self.asks += 1;
+        let entry = self.entries.get_mut(&(tenant, key))?;
+        entry.asked = self.asks;
+        entry.slot.get().cloned()
+    }
+
     /// Notes how large a release is, now that it is loaded, and makes room for it.
     pub fn sized(&mut self, tenant: TenantId, key: K, bytes: u64) {
         let id = (tenant, key);

@@ -10,6 +10,7 @@ use journal::Record;
 use tracing::Instrument as _;
 
 use super::Error;
+use super::brief::brief_first;
 use crate::app::App;
 use crate::fault;
 
@@ -21,6 +22,15 @@ pub struct Recorded {
     /// The provisional energy in microjoules, once a slice has taught what use costs; the final figure
     /// comes with the window.
     pub provisional_uj: Option<u64>,
+}
+
+/// On whose threads a call begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// The guests'.
+    Guests,
+    /// The caller's, as long as it is brief.
+    Here,
 }
 
 /// A call that is admitted now.
@@ -35,7 +45,7 @@ pub fn call(app: &App, kind: CallKind, tenant: TenantId, deployment: Option<(&Na
     }
 }
 
-/// Runs `work` for `call` on the guests' threads and journals what it used before this returns. Nothing of
+/// Runs `work` for `call` in a task of its own and journals what it used before this returns. Nothing of
 /// any kind runs on another way, so this is where a host that drains or cannot keep records refuses.
 ///
 /// The task goes on when the caller goes away, so the record is made all the same; whoever wants the
@@ -43,6 +53,7 @@ pub fn call(app: &App, kind: CallKind, tenant: TenantId, deployment: Option<(&Na
 pub async fn metered<T, F>(
     app: &Arc<App>,
     call: Call,
+    begin: Where,
     work: impl FnOnce(Arc<UsageCell>) -> F,
 ) -> Result<(Option<T>, Recorded), Error>
 where
@@ -65,6 +76,7 @@ where
     let host = app.clone();
     // Whatever is logged on the way carries the call's id.
     let span = tracing::error_span!("call", invocation = %call.invocation);
+    let (used, guests) = (cell.clone(), app.guests.clone());
     let run = async move {
         let (outcome, value) = match AssertUnwindSafe(work).catch_unwind().await {
             Ok((outcome, value)) => (outcome, Some(value)),
@@ -80,8 +92,14 @@ where
         };
         record(&host, finished).await.map(|recorded| (value, recorded))
     };
-    let task = app.guests.spawn(run.instrument(span));
-    task.await.map_err(|_| Error::Internal)?
+    let run = run.instrument(span);
+    let ran = match begin {
+        Where::Guests => guests.spawn(run).await,
+        Where::Here => tokio::spawn(brief_first(Box::pin(run), used, guests))
+            .await
+            .flatten(),
+    };
+    ran.map_err(|_| Error::Internal)?
 }
 
 /// Journals an ended call, then lets the next slice claim it.

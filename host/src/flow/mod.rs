@@ -2,6 +2,7 @@
 
 pub mod admit;
 mod bare;
+mod brief;
 pub mod collect;
 pub mod deploy;
 pub mod error;

@@ -11,7 +11,7 @@ use runtime::{CompileError, InspectError, UploadCaps};
 use serde_json::json;
 
 use super::Error;
-use super::metered::{Recorded, call, metered};
+use super::metered::{Recorded, Where, call, metered};
 use super::quota::room;
 use super::releases::code_id;
 use crate::app::App;
@@ -41,7 +41,13 @@ pub async fn component(
         cell.add_bytes_in(upload.len() as u64);
         graded(compile(&host, tenant, upload, &cell).await)
     };
-    let (prepared, recorded) = metered(app, call(app, CallKind::Publish, tenant, None), work).await?;
+    let (prepared, recorded) = metered(
+        app,
+        call(app, CallKind::Publish, tenant, None),
+        Where::Guests,
+        work,
+    )
+    .await?;
     let (component, recorded) = recorded.with(prepared.unwrap_or(Err(Error::Internal)))?;
     let store = async {
         let digest = Digest::of(&component);
@@ -114,7 +120,13 @@ pub async fn graph(
             .load(tenant, digest, blob, inference::Target::Cpu, &cell);
         graded(load.await.map_err(Error::from))
     };
-    let (loaded, recorded) = metered(app, call(app, CallKind::Publish, tenant, None), work).await?;
+    let (loaded, recorded) = metered(
+        app,
+        call(app, CallKind::Publish, tenant, None),
+        Where::Guests,
+        work,
+    )
+    .await?;
     let (loaded, recorded) = recorded.with(loaded.unwrap_or(Err(Error::Internal)))?;
     let store = async {
         let bytes = upload.len() as u64;

@@ -10,6 +10,7 @@ use inference::{GraphHandle, Source, Target};
 use runtime::{CompileError, Graphs, Pipeline};
 
 use super::Error;
+use super::brief::Habit;
 use super::loaded::{Bounds, Loaded};
 use crate::app::App;
 use crate::fresh::Fresh;
@@ -22,6 +23,8 @@ pub struct Release {
     pub settings: Arc<BTreeMap<String, String>>,
     /// The code.
     pub body: Body,
+    /// How long its calls are.
+    pub habit: Habit,
 }
 
 /// What answers a call.
@@ -89,6 +92,11 @@ impl Releases {
             row.map(Arc::new).ok_or_else(missing)
         };
         self.rows.get((tenant, deployment.clone(), number), row).await
+    }
+
+    /// A release, if it is loaded.
+    pub fn ready(&self, tenant: TenantId, row: &db::Release) -> Option<Arc<Release>> {
+        self.loaded().get(tenant, (row.deployment.clone(), row.number))
     }
 
     /// Loads a release once, however many ask at the same time; `cell` pays for what it takes.
@@ -168,6 +176,7 @@ impl Release {
             settings: Arc::new(row.spec.settings.clone()),
             row,
             body,
+            habit: Habit::default(),
         }
     }
 }

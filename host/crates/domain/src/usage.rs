@@ -154,6 +154,11 @@ impl UsageCell {
         self.cpu_ns.fetch_add(cpu_ns, Relaxed);
     }
 
+    /// CPU time of the guest and of the host on its behalf up to now, in nanoseconds.
+    pub fn cpu_ns(&self) -> u64 {
+        self.cpu_ns.load(Relaxed)
+    }
+
     /// Adds bytes that came in.
     pub fn add_bytes_in(&self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Relaxed);

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use domain::{Digest, TenantId, UsageCell};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio_util::context::TokioContext;
 
 use crate::backend::{Backend, Caps, Target};
 use crate::error::LoadError;
@@ -27,6 +29,8 @@ pub struct Options {
     pub loads: usize,
     /// Loads of one tenant that may run at once.
     pub tenant_loads: usize,
+    /// The runtime that talks to the graphs' processes; none for that of whoever loads.
+    pub runtime: Option<Handle>,
 }
 
 impl Default for Options {
@@ -36,6 +40,7 @@ impl Default for Options {
             max_model_bytes: 512 << 20,
             loads: 8,
             tenant_loads: 2,
+            runtime: None,
         }
     }
 }
@@ -196,10 +201,16 @@ impl Inference {
         let turn = turns.take().await;
         let scanned = blob.clone();
         blocking(cell, move || scan::check(&scanned)).await?;
-        let graph = backend.load(blob.clone(), target, cell).await?;
-        drop(turn);
         let (info, capacity) = (caps.info.clone(), self.shared.options.queue_capacity);
-        let graph = Arc::new(GraphHandle::start(digest, info, graph, turns, capacity, cell).await?);
+        let start = async {
+            let graph = backend.load(blob.clone(), target, cell).await?;
+            drop(turn);
+            GraphHandle::start(digest, info, graph, turns.clone(), capacity, cell).await
+        };
+        let graph = Arc::new(match &self.shared.options.runtime {
+            Some(runtime) => TokioContext::new(start, runtime.clone()).await?,
+            None => start.await?,
+        });
         *held = Arc::downgrade(&graph);
         Ok(graph)
     }

@@ -1,0 +1,113 @@
+//! Calls that are brief begin on the thread that read them, which spares two ways between threads; what turns
+//! out to be longer goes on on the guests' threads, so that no guest holds up who serves HTTP.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::Poll;
+
+use domain::UsageCell;
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
+
+/// CPU time of a guest, in nanoseconds, within which a call is brief.
+const BRIEF_NS: u64 = 1_000_000;
+
+/// So many brief calls of a release on end make its next one be expected to be brief. A guest yields every few
+/// milliseconds: one that is long on purpose every now and then takes that much of a thread, once in this many.
+const TRUST: u32 = 100;
+
+/// How long the calls of a release have been lately.
+#[derive(Debug, Default)]
+pub struct Habit(AtomicU32);
+
+impl Habit {
+    /// Whether the next call is expected to be brief.
+    pub fn is_brief(&self) -> bool {
+        self.0.load(Relaxed) >= TRUST
+    }
+
+    /// Learns from a call that has ended.
+    pub fn note(&self, cell: &UsageCell) {
+        if !is_brief(cell) {
+            self.0.store(0, Relaxed);
+        } else if !self.is_brief() {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+fn is_brief(cell: &UsageCell) -> bool {
+    cell.cpu_ns() <= BRIEF_NS
+}
+
+/// Does `work`, whose use of the CPU enters `cell`, here as long as it is brief, then on the threads of `guests`.
+pub async fn brief_first<T: Send + 'static>(
+    mut work: Pin<Box<dyn Future<Output = T> + Send>>,
+    cell: Arc<UsageCell>,
+    guests: Handle,
+) -> Result<T, JoinError> {
+    let here = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if is_brief(&cell) => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    });
+    match here.await {
+        Some(done) => Ok(done),
+        None => guests.spawn(work).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the threads that a future was polled on.
+    async fn threads(cell: Arc<UsageCell>, cpu_ns: [u64; 3]) -> Vec<String> {
+        let mut seen = Vec::new();
+        for cpu_ns in cpu_ns {
+            cell.add_cpu_ns(cpu_ns);
+            seen.push(std::thread::current().name().unwrap_or_default().to_owned());
+            tokio::task::yield_now().await;
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn what_is_long_goes_to_the_guests_threads() {
+        let guests = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("guest")
+            .build()
+            .unwrap();
+        for (cpu_ns, on_guests) in [
+            ([1, 1, 1], 0),
+            ([BRIEF_NS, 1, 1], 1),
+            ([1, BRIEF_NS, BRIEF_NS], 1),
+        ] {
+            let cell = Arc::new(UsageCell::default());
+            let work = Box::pin(threads(cell.clone(), cpu_ns));
+            let seen = brief_first(work, cell, guests.handle().clone()).await.unwrap();
+            assert_eq!(
+                seen.iter().filter(|name| *name == "guest").count(),
+                on_guests,
+                "{cpu_ns:?}"
+            );
+        }
+        guests.shutdown_background();
+    }
+
+    #[test]
+    fn trust_is_earned_slowly_and_lost_at_once() {
+        let (habit, brief, long) = (Habit::default(), UsageCell::default(), UsageCell::default());
+        long.add_cpu_ns(BRIEF_NS + 1);
+        for _ in 0..2 {
+            for _ in 0..TRUST {
+                assert!(!habit.is_brief());
+                habit.note(&brief);
+            }
+            assert!(habit.is_brief());
+            habit.note(&long);
+        }
+    }
+}
