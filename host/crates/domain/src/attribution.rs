@@ -342,6 +342,7 @@ mod tests {
                 ..Activity::default()
             },
             claims: vec![],
+            faults: vec![],
         };
         let mut rate = Rate::default();
         rate.observe(&[], &slice(vec![reading(0, 7)]));

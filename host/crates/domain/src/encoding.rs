@@ -10,7 +10,8 @@
 //! - times as whole microseconds since 1970, rounded down, which is what the database keeps;
 //! - enumerations and accounts by their names in the database, so that a new variant moves none.
 //!
-//! A change here is a new version, and the old one must stay readable.
+//! A change here is a new version, and the old one must stay readable. Version 2 adds the faults of meters.
+//! What has none is encoded in version 1 as before, so that digests and chains of that time still verify.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -20,45 +21,56 @@ use crate::posting::{Call, Finished, Posting, PostingRoot, ReceiptLine, Slice, T
 use crate::window::Crash;
 use crate::{Digest, Usage, merkle};
 
-/// The version of the encoding.
+/// The version of the encoding of what no faults of meters are in.
 pub const VERSION: u8 = 1;
+
+/// The version of the encoding of what has faults in it: each list of them follows the fields of version 1.
+pub const VERSION_WITH_FAULTS: u8 = 2;
 
 const INPUTS: u8 = 2;
 const POSTING: u8 = 3;
 
-#[derive(Default)]
-struct Encoder(Vec<u8>);
+struct Encoder {
+    bytes: Vec<u8>,
+    version: u8,
+}
 
 impl Encoder {
+    fn new(kind: Option<u8>, version: u8) -> Self {
+        let bytes = kind.into_iter().chain([version]).collect();
+        Self { bytes, version }
+    }
+
     fn u8(&mut self, value: u8) {
-        self.0.push(value);
+        self.bytes.push(value);
     }
 
     fn u32(&mut self, value: u32) {
-        self.0.extend(value.to_be_bytes());
+        self.bytes.extend(value.to_be_bytes());
     }
 
     fn u64(&mut self, value: u64) {
-        self.0.extend(value.to_be_bytes());
+        self.bytes.extend(value.to_be_bytes());
     }
 
     fn text(&mut self, text: &str) {
         self.u64(text.len() as u64);
-        self.0.extend(text.as_bytes());
+        self.bytes.extend(text.as_bytes());
     }
 
     fn uuid(&mut self, id: &Uuid) {
-        self.0.extend(id.as_bytes());
+        self.bytes.extend(id.as_bytes());
     }
 
     fn digest(&mut self, digest: &Digest) {
-        self.0.extend(digest.0);
+        self.bytes.extend(digest.0);
     }
 
     fn time(&mut self, at: OffsetDateTime) {
         let us = at.unix_timestamp_nanos().div_euclid(1_000);
         // Every time that `OffsetDateTime` can hold fits 64 bits of microseconds.
-        self.0.extend(i64::try_from(us).unwrap_or(i64::MAX).to_be_bytes());
+        self.bytes
+            .extend(i64::try_from(us).unwrap_or(i64::MAX).to_be_bytes());
     }
 
     fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Self, T)) {
@@ -130,6 +142,12 @@ impl Encoder {
             to.usage(&claim.usage);
             to.option(claim.outcome, |to, outcome| to.text(outcome.as_str()));
         });
+        if self.version >= VERSION_WITH_FAULTS {
+            self.list(&slice.faults, |to, fault| {
+                to.text(&fault.root);
+                to.text(fault.kind.as_str());
+            });
+        }
     }
 
     fn finished(&mut self, finished: &Finished) {
@@ -143,6 +161,9 @@ impl Encoder {
         self.uuid(&root.boot_id);
         self.u64(root.start_uj);
         self.u64(root.end_uj);
+        if self.version >= VERSION_WITH_FAULTS {
+            self.list(&root.faults, |to, kind| to.text(kind.as_str()));
+        }
     }
 
     fn transfer(&mut self, transfer: &Transfer) {
@@ -159,9 +180,14 @@ impl Encoder {
     }
 }
 
+fn version(has_faults: bool) -> u8 {
+    if has_faults { VERSION_WITH_FAULTS } else { VERSION }
+}
+
 /// The digest of a window's inputs: the readings where it begins, its slices, and what a crash left.
 pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Crash>) -> Digest {
-    let mut to = Encoder(vec![INPUTS, VERSION]);
+    let has_faults = slices.iter().any(|slice| !slice.faults.is_empty());
+    let mut to = Encoder::new(Some(INPUTS), version(has_faults));
     to.list(baseline, Encoder::reading);
     to.list(slices, Encoder::slice);
     to.option(crash, |to, crash| {
@@ -169,19 +195,19 @@ pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Cras
         to.list(&crash.readings, Encoder::reading);
         to.list(&crash.finished, Encoder::finished);
     });
-    Digest::of(&to.0)
+    Digest::of(&to.bytes)
 }
 
 impl ReceiptLine {
     /// The line's hash as a leaf of its posting's Merkle tree.
     pub fn leaf(&self) -> Digest {
-        let mut to = Encoder(vec![VERSION]);
+        let mut to = Encoder::new(None, VERSION);
         to.call(&self.call);
         to.u32(self.ordinal);
         to.option(self.outcome, |to, outcome| to.text(outcome.as_str()));
         to.usage(&self.usage);
         to.option(self.energy_uj, Encoder::u64);
-        merkle::leaf(&to.0)
+        merkle::leaf(&to.bytes)
     }
 }
 
@@ -203,7 +229,8 @@ impl Posting {
     /// The hash of all that the posting says, its own hash aside. The lines enter by their number and
     /// Merkle root, so that the chain can be verified after they were archived.
     pub fn compute_hash(&self) -> Digest {
-        let mut to = Encoder(vec![POSTING, VERSION]);
+        let has_faults = self.roots.iter().any(|root| !root.faults.is_empty());
+        let mut to = Encoder::new(Some(POSTING), version(has_faults));
         to.digest(&self.prev_hash);
         to.uuid(&self.node.0);
         to.uuid(&self.epoch.0);
@@ -217,6 +244,6 @@ impl Posting {
         to.u64(self.lines.len() as u64);
         to.digest(&self.merkle_root);
         to.digest(&self.input_digest);
-        Digest::of(&to.0)
+        Digest::of(&to.bytes)
     }
 }

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::account::Account;
-use crate::energy::{Activity, Reading, Root};
+use crate::energy::{Activity, FaultKind, MeterFault, Reading, Root};
 use crate::{Digest, Epoch, InvocationId, Name, NodeId, Outcome, TenantId, Usage};
 
 /// What an invocation was for.
@@ -83,6 +83,9 @@ pub struct Slice {
     pub activity: Activity,
     /// Every invocation that ran in the slice.
     pub claims: Vec<Claim>,
+    /// What was wrong with which root. A span that such a root closes here is nobody's in particular, and
+    /// without a reading here, the one that it closes next.
+    pub faults: Vec<MeterFault>,
 }
 
 /// The kind of a posting.
@@ -174,6 +177,8 @@ pub struct PostingRoot {
     pub start_uj: u64,
     /// The counter where the window ends, in microjoules.
     pub end_uj: u64,
+    /// What was wrong with the meter within the window, each kind once and in their order.
+    pub faults: Vec<FaultKind>,
 }
 
 /// One immutable movement between two accounts.

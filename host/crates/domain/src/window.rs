@@ -6,9 +6,11 @@
 //! so whoever seals lets no window span two boots of a root: [`Sealer::boots_anew`] says when to seal
 //! first. Only what finds a boot within the slices it is given makes two rows of it.
 //!
-//! A counter that falls within a boot is not believed: the root waits where it was. When a root missed slices, nobody knows when the energy was taken: it is `unattributed`. Rows start
-//! where the row before them of the same root and boot ended, whatever happened between, so that for
-//! each root and window Σ transfers = Σ (end − start), to the microjoule.
+//! A counter that falls within a boot is not believed: the root waits where it was. When a root missed
+//! slices, or a slice says that something was wrong with it, nobody knows when the energy was taken: it is
+//! `unattributed`, and the row names the faults, also where it does not move. A root that was never read has
+//! no row to name them in. Rows start where the row before them of the same root and boot ended, whatever
+//! happened between, so that for each root and window Σ transfers = Σ (end − start), to the microjoule.
 //!
 //! **Receipts.** Each invocation has one line per window, and the same numbers go into transfers by
 //! root, tenant, deployment and release, so lines and dynamic transfers agree at both grains.
@@ -238,7 +240,8 @@ impl Sealer {
             let Some(span) = self.advance(reading, draft) else {
                 continue;
             };
-            if self.missed.contains(root) {
+            let faulty = slice.faults.iter().any(|fault| fault.root == *root);
+            if faulty || self.missed.contains(root) {
                 draft.charge(root, TransferKind::Unattributed, span.energy_uj);
                 continue;
             }
@@ -252,6 +255,11 @@ impl Sealer {
                     Claimant::System => draft.charge(root, TransferKind::System, uj),
                     Claimant::Foreign => draft.charge(root, TransferKind::Foreign, uj),
                 }
+            }
+        }
+        for fault in &slice.faults {
+            if let Some(last) = self.last.iter().find(|last| last.root.name == fault.root) {
+                draft.mark(last, fault.kind);
             }
         }
         if covered {

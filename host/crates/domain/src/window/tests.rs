@@ -1,6 +1,7 @@
 //! The rules of sealing, over random histories of a node.
 
 mod by_hand;
+mod faults;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use time::Duration;
 use uuid::Uuid;
 
 use super::*;
-use crate::energy::{Activity, Provenance, Root};
+use crate::energy::{Activity, FaultKind, MeterFault, Provenance, Root};
 use crate::posting::{CallKind, Claim, Transfer, Unit};
 use crate::{Name, TenantId, Work};
 
@@ -129,6 +130,13 @@ fn reading(name: &str, boot: u128, at_ns: u64, counter_uj: u64) -> Reading {
     }
 }
 
+fn fault(root: &str, kind: FaultKind) -> MeterFault {
+    MeterFault {
+        root: root.into(),
+        kind,
+    }
+}
+
 fn baseline() -> Vec<Reading> {
     ROOTS.iter().map(|name| reading(name, 1, 0, 1_000)).collect()
 }
@@ -167,7 +175,7 @@ impl History {
         };
         for (index, drawn) in (0..).zip(drawn) {
             at_ns += drawn.length_ns;
-            let mut readings = vec![];
+            let (mut readings, mut faults) = (vec![], vec![]);
             for (n, metered) in drawn.metered.iter().enumerate() {
                 let reading = &mut last[n];
                 reading.at_ns = at_ns;
@@ -181,7 +189,9 @@ impl History {
                 }
                 reading.counter_uj += metered.grown_uj;
                 pending[n] += metered.grown_uj;
-                if !metered.missed {
+                if metered.missed {
+                    faults.push(fault(ROOTS[n], FaultKind::Silent));
+                } else {
                     *history.metered_uj.get_mut(ROOTS[n]).unwrap() += std::mem::take(&mut pending[n]);
                     readings.push(reading.clone());
                 }
@@ -201,6 +211,7 @@ impl History {
                 readings,
                 activity,
                 claims,
+                faults,
             });
         }
         history.last = last;
@@ -406,6 +417,7 @@ proptest! {
                 readings: vec![reading(ROOTS[0], 1, at_ns, counter_uj)],
                 activity: Activity { machine_ns: 500_000_000 * times, ..Activity::default() },
                 claims: claims.collect(),
+                faults: vec![],
             }
         };
         let fine: Vec<_> = (0..pieces).map(|index| slice(index, 1)).collect();
