@@ -2,20 +2,24 @@
 //!
 //! A [`Meter`] gives a counter in microjoules that never falls within a boot, one [`Reading`] per
 //! root, and goes on across restarts of the host, so that the energy between two runs is in the
-//! count.
-//! [`ActivityProbe`] gives the CPU time of the machine, the host and its Postgres, by which
+//! count. [`discover`] finds the meters of a machine and says why each is used or left. [`ActivityProbe`] gives the CPU time of the machine, the host and its Postgres, by which
 //! that energy is later attributed.
 
 mod activity;
+mod discover;
 mod error;
 mod file;
+mod hwmon;
 mod model;
 mod modelled;
 mod proc;
+mod rapl;
 mod root_lock;
 mod scripted;
 mod sensor;
 mod tally;
+#[cfg(test)]
+mod trees;
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,10 +28,13 @@ use domain::energy::{Reading, Root};
 use uuid::Uuid;
 
 pub use activity::ActivityProbe;
+pub use discover::{Candidate, Chosen, Found, Role, Site, Verdict, discover};
 pub use error::MeterError;
 pub use file::{Covers, FileMeter, FileSource};
+pub use hwmon::HwmonMeter;
 pub use model::{MODEL_VERSION, PowerModel};
 pub use modelled::ModelledMeter;
+pub use rapl::RaplMeter;
 pub use root_lock::RootLock;
 pub use scripted::{ScriptHandle, ScriptedMeter};
 pub use sensor::Quantity;
