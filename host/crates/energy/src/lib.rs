@@ -2,13 +2,15 @@
 //!
 //! A [`Meter`] gives a counter in microjoules that never falls within a boot, one [`Reading`] per
 //! root, and goes on across restarts of the host, so that the energy between two runs is in the
-//! count. [`discover`] finds the meters of a machine and says why each is used or left. [`ActivityProbe`] gives the CPU time of the machine, the host and its Postgres, by which
+//! count. [`discover`] finds the meters of a machine and says why each is used or left, [`Guarded`] keeps
+//! one that hangs or lies from the others. [`ActivityProbe`] gives the CPU time of the machine, the host and its Postgres, by which
 //! that energy is later attributed.
 
 mod activity;
 mod discover;
 mod error;
 mod file;
+mod guarded;
 mod hwmon;
 mod model;
 mod modelled;
@@ -31,6 +33,7 @@ pub use activity::ActivityProbe;
 pub use discover::{Candidate, Chosen, Found, Role, Site, Verdict, discover};
 pub use error::MeterError;
 pub use file::{Covers, FileMeter, FileSource};
+pub use guarded::{Change, Guarded, Metered};
 pub use hwmon::HwmonMeter;
 pub use model::{MODEL_VERSION, PowerModel};
 pub use modelled::ModelledMeter;
