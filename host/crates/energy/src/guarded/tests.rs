@@ -63,8 +63,13 @@ fn a_meter_that_hangs_takes_away_its_own_roots_only_and_is_waited_for_once() {
     // Fifty times patience would be fifty seconds.
     assert!(waited >= PATIENCE && waited < PATIENCE * 25, "{waited:?}");
 
+    // It answers and hangs again: what it said late is old and does not count.
     bad.set_hanging(false);
-    // Its late answer does not count, whenever it comes; then it is asked again.
+    thread::sleep(Duration::from_millis(50));
+    bad.set_hanging(true);
+    assert_eq!(faults(&guarded.read(0)), [("bad", FaultKind::Silent)]);
+
+    bad.set_hanging(false);
     let recovered = std::iter::repeat_with(|| guarded.read(0))
         .take(5_000)
         .find(|metered| {

@@ -294,8 +294,7 @@ fn compare(one: &Zone, other: &Zone, pause: &mut dyn FnMut()) -> Result<Likeness
             pause();
         }
         let (before_uj, between_uj, after_uj) = (raw_uj(one)?, raw_uj(other)?, raw_uj(one)?);
-        // A wrap just there says nothing.
-        if after_uj >= before_uj && !(before_uj..=after_uj).contains(&between_uj) {
+        if !may_be_one(before_uj, between_uj, after_uj) {
             return Ok(Likeness::Apart);
         }
         moved.insert(between_uj);
@@ -305,4 +304,32 @@ fn compare(one: &Zone, other: &Zone, pause: &mut dyn FnMut()) -> Result<Likeness
     } else {
         Likeness::Still
     })
+}
+
+/// Whether the second counter's value can be the first's at an instant between two reads of it. The first
+/// that wraps between them says nothing.
+fn may_be_one(before_uj: u64, between_uj: u64, after_uj: u64) -> bool {
+    after_uj < before_uj || (before_uj..=after_uj).contains(&between_uj)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_be_one;
+
+    #[test]
+    fn a_mirror_lies_between_two_reads_of_the_other() {
+        for (reads, expected) in [
+            ([5, 5, 5], true),
+            ([5, 5, 9], true),
+            ([5, 9, 9], true),
+            ([5, 4, 9], false),
+            ([5, 10, 9], false),
+            // The first wraps.
+            ([98, 99, 3], true),
+            ([98, 2, 3], true),
+        ] {
+            let [before_uj, between_uj, after_uj] = reads;
+            assert_eq!(may_be_one(before_uj, between_uj, after_uj), expected, "{reads:?}");
+        }
+    }
 }
