@@ -10,7 +10,7 @@ use domain::attribution::Rate;
 use domain::energy::Reading;
 use domain::posting::{Posting, Slice};
 use domain::{NodeId, Usage};
-use energy::{ActivityProbe, Meter};
+use energy::{ActivityProbe, Found, Guarded};
 use inference::{Inference, WorkerOptions};
 use journal::Journal;
 use runtime::{CompilerCommand, Runtime};
@@ -24,6 +24,7 @@ use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
 use crate::flow::collect;
 use crate::flow::live::Live;
+use crate::flow::meters::Meters;
 use crate::flow::recover::{RecoverError, Restart, recover};
 use crate::flow::releases::Releases;
 use crate::flow::seal::{Seal, post};
@@ -61,7 +62,8 @@ pub struct App {
     pub guests: tokio::runtime::Handle,
     /// This node.
     pub node: NodeId,
-    meter: String,
+    /// What meters it.
+    pub meters: Meters,
     rate: Mutex<Rate>,
     rate_known: AtomicBool,
     ledger_refused: OnceLock<String>,
@@ -71,8 +73,8 @@ pub struct App {
 pub struct Ground {
     /// Time and ids.
     pub clock: Arc<dyn Clock>,
-    /// The energy meter.
-    pub meter: Box<dyn Meter>,
+    /// The energy meters, and what might have been one.
+    pub meters: Found,
     /// Who used the CPU.
     pub probe: ActivityProbe,
     /// Postgres, migrated.
@@ -135,15 +137,19 @@ impl App {
         let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;
         let node = node_id(&ground, &config).await?;
 
-        ground.meter.resume(&recovered.last_readings);
-        let readings = ground.meter.read()?;
         let activity = ground.probe.read()?;
+        let Found { meters, candidates } = ground.meters;
+        let patience = config.slice() / 2;
+        let (guarded, first) =
+            Guarded::start(meters, &recovered.last_readings, activity.machine_ns, patience)?;
+        let meters = Meters::new(candidates, &guarded.describe());
+        meters.note(&first);
         let restart = Restart {
             node,
             epoch: ground.clock.epoch(),
             at: ground.clock.now(),
             boot_id: energy::boot_id()?,
-            readings,
+            readings: first.readings,
         };
         let start = recover(&journal, recovered, restart, &ground.db).await?;
 
@@ -170,7 +176,7 @@ impl App {
             releases: Releases::new(config.loaded_max_mib << 20),
             metrics: Metrics::default(),
             guests: ground.guests,
-            meter: ground.meter.describe(),
+            meters,
             rate: Mutex::default(),
             rate_known: AtomicBool::new(false),
             ledger_refused: OnceLock::new(),
@@ -180,14 +186,9 @@ impl App {
             journal,
             node,
         });
-        let seal = Seal::new(ground.meter, ground.probe, activity, start.sealer);
+        let seal = Seal::new(guarded, ground.probe, activity, start.sealer);
         let tasks = Tasks::spawn(&app, seal, start.undrained);
         Ok((app, tasks))
-    }
-
-    /// The meter in words.
-    pub fn meter(&self) -> &str {
-        &self.meter
     }
 
     /// Learns from a slice what CPU time costs now.

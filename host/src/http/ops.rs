@@ -35,7 +35,7 @@ async fn readyz(State(app): Shared) -> impl IntoResponse {
             "code": code,
             "reason": reason,
             "draining": app.draining(),
-            "meter": app.meter(),
+            "meter": app.meters.description(),
         })),
     )
 }

@@ -5,7 +5,7 @@ use db::{
     TenantFilter,
 };
 use domain::account::Account;
-use domain::energy::{Provenance, Root};
+use domain::energy::{FaultKind, Provenance, Root};
 use domain::posting::{
     Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
 };
@@ -314,6 +314,7 @@ pub fn window(seq: u64, prev_hash: Digest, to: OffsetDateTime) -> Posting {
         boot_id: BOOT,
         start_uj: 1_000 + seq * 100,
         end_uj: 1_100 + seq * 100,
+        faults: vec![FaultKind::Silent, FaultKind::Gap],
     }];
     posting.transfers = vec![
         transfer(0, meter(), Account::Tenant(A), TransferKind::Dynamic, 30),
