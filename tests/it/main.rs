@@ -29,6 +29,7 @@ mod keys;
 mod lifecycle;
 mod lists;
 mod logs;
+mod meters;
 mod new;
 mod ocr;
 mod openapi;

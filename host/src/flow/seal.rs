@@ -137,6 +137,7 @@ impl Seal {
         if !keep(app, &Record::Sealed(Box::new(posting.clone()))).await {
             return;
         }
+        app.metrics.sealed(&posting);
         fault::point("after-seal");
         // The poster lives until this sender is dropped.
         let _ = postings.send(posting);
