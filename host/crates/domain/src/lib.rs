@@ -14,9 +14,11 @@ pub mod name;
 pub mod outcome;
 pub mod posting;
 pub mod role;
+pub mod rounding;
 pub mod tensor;
 pub mod usage;
 pub mod verify;
+pub mod weights;
 pub mod window;
 
 pub use backend::{BackendChoice, GoldenCheck, Placement};

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::account::Account;
 use crate::energy::{Activity, Reading, Root};
+use crate::weights::RootWeights;
 use crate::{Digest, Epoch, InvocationId, Name, NodeId, Outcome, TenantId, Usage};
 
 /// What an invocation was for.
@@ -83,6 +84,16 @@ pub struct Slice {
     pub activity: Activity,
     /// Every invocation that ran in the slice.
     pub claims: Vec<Claim>,
+    /// By what it is shared: fitted to earlier slices, at most one entry per root. A root without one is
+    /// shared by equal weights over the floor of its reading.
+    pub weights: Vec<RootWeights>,
+}
+
+impl Slice {
+    /// The weights that the slice carries for `root`.
+    pub fn weights_of(&self, root: &Root) -> Option<&RootWeights> {
+        self.weights.iter().find(|weights| weights.root == root.name)
+    }
 }
 
 /// The kind of a posting.

@@ -231,7 +231,6 @@ impl Sealer {
         for claim in &slice.claims {
             draft.claim(&claim.call, &claim.usage, claim.outcome);
         }
-        let weights = attribution::weights(slice);
         let mut covered = false;
         for reading in &slice.readings {
             let root = &reading.root.name;
@@ -243,7 +242,8 @@ impl Sealer {
                 continue;
             }
             covered = true;
-            let shares = attribution::split(&span, &weights);
+            let span = span.over_fitted_floor(slice, &reading.root);
+            let shares = attribution::split(&span, &attribution::costs(slice, &reading.root));
             draft.charge(root, TransferKind::Idle, shares.idle_uj);
             draft.charge(root, TransferKind::Unattributed, shares.unattributed_uj);
             for (claimant, uj) in shares.used_uj {

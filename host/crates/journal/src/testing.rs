@@ -104,6 +104,7 @@ pub(crate) fn slice(index: u64, second: i64, counter_uj: u64, claims: Vec<Claim>
         readings: vec![reading(counter_uj)],
         activity,
         claims,
+        weights: vec![],
     }
 }
 

@@ -100,6 +100,7 @@ fn usage([fuel, cpu_ns, model_ns, bytes_in]: [u64; 4]) -> Usage {
         runs: 1,
         rows: 2,
         cpu_ns: model_ns,
+        busy_ns: 0,
     };
     let work = if model_ns > 0 { vec![work] } else { vec![] };
     Usage {
@@ -201,6 +202,7 @@ impl History {
                 readings,
                 activity,
                 claims,
+                weights: vec![],
             });
         }
         history.last = last;
@@ -406,6 +408,7 @@ proptest! {
                 readings: vec![reading(ROOTS[0], 1, at_ns, counter_uj)],
                 activity: Activity { machine_ns: 500_000_000 * times, ..Activity::default() },
                 claims: claims.collect(),
+                weights: vec![],
             }
         };
         let fine: Vec<_> = (0..pieces).map(|index| slice(index, 1)).collect();

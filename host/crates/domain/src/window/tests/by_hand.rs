@@ -29,6 +29,7 @@ fn two_windows() -> (Sealer, Posting, Posting) {
             claim(2, [5, 20, 20, 1], None),
             claim(1, [7, 10, 0, 1], Some(Outcome::Ok)),
         ],
+        weights: vec![],
     };
     let second = Slice {
         index: 1,
@@ -39,6 +40,7 @@ fn two_windows() -> (Sealer, Posting, Posting) {
         ],
         activity,
         claims: vec![claim(2, [5, 20, 0, 1], Some(Outcome::FuelExhausted))],
+        weights: vec![],
     };
     let (first, second) = (sealer.seal(&[first]), sealer.seal(&[second]));
     (sealer, first, second)
@@ -95,6 +97,7 @@ fn fallen_and_missed_counters_are_not_charged_to_calls() {
             usage: usage([1, 10, 0, 0]),
             outcome: None,
         }],
+        weights: vec![],
     };
     let at = |counter_uj| vec![reading(ROOTS[0], 1, 0, counter_uj)];
     let posting = sealer.seal(&[
@@ -130,6 +133,7 @@ fn windows_never_overlap_when_the_wall_clock_is_set_back() {
         readings: baseline(),
         activity: Activity::default(),
         claims: vec![],
+        weights: vec![],
     };
     let posting = sealer.seal(&[slice]);
     assert_eq!((posting.from, posting.to), (start(), start()));
@@ -306,6 +310,7 @@ fn a_crash_by_hand() {
         readings: vec![reading(ROOTS[0], 1, 0, counter_uj)],
         activity: Activity::default(),
         claims,
+        weights: vec![],
     };
     sealer.seal(&[slice(0, 1_000, vec![claim(1, None), claim(2, None)])]);
     // Calls 1 and 3 end before the crash, 3 in a slice too; 4 was never in a slice; 2 is lost.
