@@ -5,8 +5,10 @@
 pub mod account;
 pub mod attribution;
 pub mod backend;
+pub mod calibrate;
 pub mod encoding;
 pub mod energy;
+pub mod estimator;
 pub mod ids;
 pub mod limits;
 pub mod merkle;

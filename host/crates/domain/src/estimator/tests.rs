@@ -1,0 +1,1 @@
+//! The estimator against machines that are known.
