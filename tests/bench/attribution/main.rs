@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
+use domain::estimator::{Banded, RootModel};
 use tests::sim::score::{Row, mean_abs};
 use tests::sim::{Scenario, Score, run};
 
@@ -20,6 +21,9 @@ struct Args {
     /// What all chance follows from
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print the weights that the estimator ends with, too
+    #[arg(long)]
+    weights: bool,
     /// What cargo tells every bench
     #[arg(long = "bench", hide = true)]
     _bench: bool,
@@ -55,6 +59,9 @@ pub fn main() -> anyhow::Result<()> {
         let scenario = Scenario::parse(&text).with_context(|| file.display().to_string())?;
         let score = run(&scenario, args.seed);
         println!("{score}\n");
+        if args.weights {
+            score.models.iter().for_each(print_model);
+        }
         scores.push(score);
     }
     let leak_uj: u64 = scores.iter().map(|score| score.leak_uj).sum();
@@ -67,6 +74,33 @@ pub fn main() -> anyhow::Result<()> {
     println!("attribution: {} leak_uj={leak_uj}", errors(judged));
     ensure!(leak_uj == 0, "{leak_uj} µJ are not where the meter says");
     Ok(())
+}
+
+fn print_model(model: &RootModel) {
+    let watts = |banded: &Banded| {
+        format!(
+            "{:>8.3} ± {:.3}",
+            banded.value as f64 / 1e6,
+            banded.band as f64 / 1e6
+        )
+    };
+    println!(
+        "  {}: floor {} W after {} slices, noise {} ppm",
+        model.root.name,
+        watts(&model.floor_uw),
+        model.slices,
+        model.noise_ppm
+    );
+    for (feature, banded) in &model.weights {
+        println!(
+            "    {:<10}{} nJ per unit (W for time)",
+            feature.as_str(),
+            watts(banded)
+        );
+    }
+    for (class, banded) in &model.classes {
+        println!("    {} {class:?}", watts(banded));
+    }
 }
 
 fn errors(scores: &[&Score]) -> String {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use domain::account::Account;
-use domain::energy::Activity;
+use domain::energy::{Activity, Reading};
 use domain::estimator::Estimator;
 use domain::posting::{Posting, Slice, TransferKind, Unit};
 use domain::weights::Weights;
@@ -207,7 +207,9 @@ struct Run {
     by_time_ledger: Ledger,
     all: Ledger,
     covered: Vec<bool>,
-    before: Vec<domain::energy::Reading>,
+    before: Vec<Reading>,
+    learnt_readings: Vec<Reading>,
+    learnt_activity: Activity,
 }
 
 /// Runs a scenario; the same seed gives the same figures.
@@ -216,7 +218,7 @@ pub fn run(scenario: &Scenario, seed: u64) -> Score {
     let baseline: Vec<_> = machine
         .meters
         .iter_mut()
-        .filter_map(|meter| meter.read(0))
+        .filter_map(|meter| meter.read(0, false))
         .collect();
     let sealer = Sealer::new(
         NodeId(Uuid::from_u128(7)),
@@ -243,6 +245,8 @@ pub fn run(scenario: &Scenario, seed: u64) -> Score {
         all: Ledger::default(),
         covered: vec![true; roots],
         before: baseline.clone(),
+        learnt_readings: baseline.clone(),
+        learnt_activity: Activity::default(),
     };
     let per_window = scenario.window_slices as u64;
     let windows = |seconds: u64| (seconds * 1_000).div_ceil(scenario.slice_ms * per_window);
@@ -258,18 +262,40 @@ pub fn run(scenario: &Scenario, seed: u64) -> Score {
 }
 
 impl Run {
-    fn slice(&mut self, index: u64, counts: bool) -> Slice {
+    /// The machine's next `ms`, and what is read then: all readings, and the CPU time since `activity`.
+    fn advance(&mut self, ms: u64, ends_slice: bool) -> Vec<Reading> {
         let machine = &mut self.machine;
-        let slice_ms = machine.scenario.slice_ms;
-        for _ in 0..slice_ms {
-            machine.step();
-        }
+        (0..ms).for_each(|_| machine.step());
         let at_ns = machine.at_ns();
-        let readings: Vec<_> = machine
-            .meters
-            .iter_mut()
-            .filter_map(|meter| meter.read(at_ns))
-            .collect();
+        let meters = machine.meters.iter_mut();
+        meters.filter_map(|meter| meter.read(at_ns, ends_slice)).collect()
+    }
+
+    /// The part of a slice from which the estimator learns; nothing of it is kept.
+    fn learn(&mut self, readings: &[Reading]) {
+        let activity = self.machine.workload.activity();
+        let glance = Slice {
+            index: 0,
+            at: OffsetDateTime::UNIX_EPOCH,
+            readings: readings.to_vec(),
+            activity: activity.since(&self.learnt_activity),
+            claims: self.machine.workload.glance(),
+            weights: Vec::new(),
+        };
+        self.estimator.observe(&self.learnt_readings, &glance);
+        self.learnt_readings = readings.to_vec();
+        self.learnt_activity = activity;
+    }
+
+    fn slice(&mut self, index: u64, counts: bool) -> Slice {
+        let (slice_ms, learn_ms) = (self.machine.scenario.slice_ms, self.machine.scenario.learn_ms);
+        for _ in 1..slice_ms / learn_ms {
+            let readings = self.advance(learn_ms, false);
+            self.learn(&readings);
+        }
+        let readings = self.advance(learn_ms, true);
+        self.learn(&readings);
+        let machine = &mut self.machine;
         let activity = machine.workload.activity();
         let claims = machine.workload.cut();
         for (root, meter) in machine.meters.iter().enumerate() {
@@ -288,17 +314,16 @@ impl Run {
         for (who, variance) in std::mem::take(&mut machine.variance) {
             *self.sums.variance.entry(who).or_default() += variance;
         }
-        let weights = self.estimator.weights(&claims);
-        let slice = Slice {
+        let mut slice = Slice {
             index,
             at: at(index, slice_ms),
             readings,
             activity: activity.since(&self.activity),
             claims,
-            weights,
+            weights: Vec::new(),
         };
+        slice.weights = self.estimator.weights(&self.before, &slice);
         self.activity = activity;
-        self.estimator.observe(&self.before, &slice);
         self.before.clone_from(&slice.readings);
         if counts {
             self.note_claims(&slice);
@@ -338,7 +363,7 @@ impl Run {
     }
 
     /// What the counters say against what was moved, in microjoules.
-    fn leak_uj(&self, baseline: &[domain::energy::Reading]) -> u64 {
+    fn leak_uj(&self, baseline: &[Reading]) -> u64 {
         let roots = self.sealer.baseline().iter().map(|last| {
             let first = baseline.iter().find(|first| first.root.name == last.root.name);
             let grown_uj = last.counter_uj - first.map_or(0, |first| first.counter_uj);
@@ -366,7 +391,7 @@ impl Run {
         }
     }
 
-    fn score(&self, baseline: &[domain::energy::Reading]) -> Score {
+    fn score(&self, baseline: &[Reading]) -> Score {
         let (scenario, sums) = (&self.machine.scenario, &self.sums);
         let mut by_tenant = vec![(0.0, 0.0); scenario.tenant.len()];
         for (who, joules) in &sums.truth {
@@ -416,6 +441,7 @@ impl Run {
             provisional_bias_pct,
             leak_uj: self.leak_uj(baseline),
             refused: self.machine.workload.refused,
+            models: self.estimator.roots(),
         }
     }
 

@@ -60,10 +60,13 @@ pub struct Ran {
 pub type Joules = [f64; 2];
 
 impl Machine {
-    /// GHz and volts with this many active cores.
-    pub fn step(&self, active: usize) -> [f64; 2] {
-        let at = active.saturating_sub(1).min(self.steps.len() - 1);
-        self.steps[at]
+    /// GHz and volts with this many active cores, a mean over a millisecond: between steps in proportion.
+    pub fn step(&self, active: f64) -> [f64; 2] {
+        let last = self.steps.len() - 1;
+        let below = (active - 1.0).clamp(0.0, last as f64);
+        let (at, part) = (below as usize, below.fract());
+        let (from, to) = (self.steps[at], self.steps[(at + 1).min(last)]);
+        [0, 1].map(|n| from[n] + (to[n] - from[n]) * part)
     }
 
     /// How many times the leakage of 50 °C.
@@ -81,7 +84,7 @@ impl Machine {
     pub fn dynamic(&self, ran: &[Ran], coalition: u64, die_c: f64) -> Joules {
         let mut first = [0.0_f64; 64];
         let mut second = [0.0_f64; 64];
-        let (mut active, mut bytes, mut nj_at_1v) = (0, 0.0, 0.0);
+        let (mut bytes, mut nj_at_1v) = (0.0, 0.0);
         for ran in ran {
             if coalition >> ran.player & 1 == 0 || ran.cycles <= 0.0 {
                 continue;
@@ -91,15 +94,19 @@ impl Machine {
             bytes += cycle.bytes * ran.cycles;
             if first[ran.core] == 0.0 {
                 first[ran.core] = ran.cycles;
-                active += 1;
             } else {
                 second[ran.core] = ran.cycles;
             }
         }
-        if active == 0 {
+        if nj_at_1v == 0.0 {
             return [0.0, 0.0];
         }
-        let [ghz, volts] = self.step(active);
+        // In nominal milliseconds: which part of this one each core is active.
+        let active = first
+            .iter()
+            .zip(&second)
+            .map(|(one, other)| one.max(*other) / NOMINAL_CYCLES);
+        let [ghz, volts] = self.step(active.map(|part| part.min(1.0)).sum());
         let (mut core_s, mut longest_s) = (0.0, 0.0_f64);
         for (one, other) in first.iter().zip(&second).take(self.cores) {
             // Together until the shorter is done, then alone.

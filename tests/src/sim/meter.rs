@@ -25,7 +25,6 @@ pub struct SimMeter {
     ticks: u64,
     raw_uj: u64,
     unwrapped_uj: u64,
-    first: bool,
 }
 
 impl SimMeter {
@@ -54,7 +53,6 @@ impl SimMeter {
             ticks: 0,
             raw_uj: 0,
             unwrapped_uj: 0,
-            first: true,
         }
     }
 
@@ -80,20 +78,17 @@ impl SimMeter {
         steps * self.quality.quantum_uj % self.quality.range_uj
     }
 
-    /// Reads it, unwrapped; none in a gap.
-    pub fn read(&mut self, at_ns: u64) -> Option<Reading> {
+    /// Reads it, unwrapped; none in a gap, which only the end of a slice can fall into.
+    pub fn read(&mut self, at_ns: u64, ends_slice: bool) -> Option<Reading> {
+        if ends_slice && self.random.unit() < self.quality.gaps {
+            return None;
+        }
         let raw_uj = self.raw_uj();
-        // An older reading than the last would look like a wrap.
         let grown_uj = match raw_uj.checked_sub(self.raw_uj) {
-            _ if self.first => 0,
             Some(grown_uj) => grown_uj,
             None => self.quality.range_uj - self.raw_uj + raw_uj,
         };
-        let gap = !self.first && self.random.unit() < self.quality.gaps;
-        if gap {
-            return None;
-        }
-        (self.first, self.raw_uj) = (false, raw_uj);
+        self.raw_uj = raw_uj;
         self.unwrapped_uj += grown_uj;
         Some(Reading {
             root: self.root.clone(),

@@ -45,6 +45,9 @@ pub struct Scenario {
     /// The length of a slice in milliseconds.
     #[serde(default = "thousand")]
     pub slice_ms: u64,
+    /// How often the estimator learns, in milliseconds: a part of a slice, or a whole one.
+    #[serde(default = "hundred")]
+    pub learn_ms: u64,
     /// Slices of a window.
     #[serde(default = "ten")]
     pub window_slices: usize,
@@ -102,6 +105,11 @@ impl Scenario {
                 "slice_ms",
                 "from 10 to 60,000",
             ),
+            (
+                scenario.learn_ms >= 10 && scenario.slice_ms.is_multiple_of(scenario.learn_ms),
+                "learn_ms",
+                "a whole part of slice_ms, and at least 10",
+            ),
             (scenario.window_slices > 0, "window_slices", "at least 1"),
             ((1..=32).contains(&machine.cores), "machine.cores", "from 1 to 32"),
             (
@@ -115,9 +123,9 @@ impl Scenario {
                 "at least one [GHz, V]",
             ),
             (
-                scenario.meter.late_ms < scenario.slice_ms,
+                scenario.meter.late_ms < scenario.learn_ms,
                 "meter.late_ms",
-                "below slice_ms",
+                "below learn_ms",
             ),
             (
                 (0.0..=1.0).contains(&scenario.meter.gaps),
@@ -382,6 +390,10 @@ fn two_minutes() -> u64 {
 
 fn thousand() -> u64 {
     1_000
+}
+
+fn hundred() -> u64 {
+    100
 }
 
 fn ten() -> usize {

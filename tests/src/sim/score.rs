@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use domain::estimator::RootModel;
+
 /// One claimant's figures over all roots, in joules.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -69,6 +71,8 @@ pub struct Score {
     pub leak_uj: u64,
     /// Calls turned away because the machine was full.
     pub refused: u64,
+    /// What the estimator knows in the end.
+    pub models: Vec<RootModel>,
 }
 
 /// `found` against `truth` in percent.

@@ -52,6 +52,7 @@ struct Running {
     tenant: usize,
     usage: Usage,
     claimed: Usage,
+    learnt: Usage,
     /// CPU time of models that is not told yet.
     untold_ns: f64,
     guest_ns: f64,
@@ -247,7 +248,8 @@ impl Workload {
         self.arrive(now_s);
         let threads = self.machine.cores * self.machine.threads_per_core;
         let running = threads.min(self.queue.len());
-        let active = running.min(self.machine.cores);
+        let first = self.queue.iter().take(self.machine.cores);
+        let active = first.map(|task| (task.cycles / NOMINAL_CYCLES).min(1.0)).sum();
         let [ghz, _] = self.machine.step(active);
         let (mut ran, mut players) = (Vec::new(), Vec::new());
         let mut busy_ns = 0.0;
@@ -381,22 +383,34 @@ impl Workload {
 
     /// The claims of a slice: what every call used since the last cut.
     pub fn cut(&mut self) -> Vec<Claim> {
+        let claims = self.claims(|running| &mut running.claimed);
+        self.calls.retain(|_, running| !running.ended);
+        claims
+    }
+
+    /// What every call used since this was asked last, for the estimator.
+    pub fn glance(&mut self) -> Vec<Claim> {
+        self.claims(|running| &mut running.learnt)
+    }
+
+    fn claims(&mut self, since: impl Fn(&mut Running) -> &mut Usage) -> Vec<Claim> {
         let mut claims = Vec::new();
         for (number, running) in &mut self.calls {
             running.usage.cpu_ns = running.guest_ns as u64;
             running.usage.work = running.work();
-            let usage = running.usage.since(&running.claimed);
-            if running.usage == running.claimed && !running.ended {
+            let (now, ended) = (running.usage.clone(), running.ended);
+            let then = since(running);
+            if now == *then && !ended {
                 continue;
             }
-            running.claimed = running.usage.clone();
+            let usage = now.since(then);
+            *then = now;
             claims.push(Claim {
                 call: call(*number, running.tenant, &self.tenants[running.tenant].name),
                 usage,
-                outcome: running.ended.then_some(Outcome::Ok),
+                outcome: ended.then_some(Outcome::Ok),
             });
         }
-        self.calls.retain(|_, running| !running.ended);
         claims
     }
 }
@@ -407,6 +421,7 @@ impl Running {
             tenant,
             usage: Usage::default(),
             claimed: Usage::default(),
+            learnt: Usage::default(),
             untold_ns: 0.0,
             guest_ns: 0.0,
             model_ns: 0.0,

@@ -2,23 +2,25 @@
 //!
 //! Each root has a filter ([`filter`]) that explains a slice's mean power P (W) by what was used per
 //! second, in the manner of SmartWatts (power models per root that are recalibrated while the machine
-//! runs; arXiv 2001.02505) and FaasMeter (a Kalman filter per function; arXiv 2408.06130):
+//! runs; arXiv 2001.02505) and FaasMeter (a filter over functions; arXiv 2408.06130):
 //!
-//! `P = floor + wake·(1 − e^−U) + φ·Σ weight·use,  φ = 1 + a·ln(1 + U) + b·ln²(1 + U)`
+//! `P = floor + U·κ(U) + Σ deviation·use,  κ(U) = c + a·ln(1 + U) + b·ln²(1 + U) + wake·(1 − e^−U)/U`
 //!
-//! with U the busy CPUs. The *weights* are what is shared by. *Wake* and *φ* are there so that a machine
-//! that is not linear (package states, turbo steps, threads that share a core) does not bend the weights of
-//! those who happen to work at busy times; as they are the same for everyone, sharing does not need them.
-//! Classes of calls (the releases of deployments) have an own deviation from the common weight of CPU time,
-//! since a vector kernel and a branchy loop differ by more than fuel or bytes can tell.
+//! with U the busy CPUs. κ is what a CPU costs, whoever uses it: less while many are busy, because what wakes
+//! with the first one, turbo steps and threads that share a core are not linear. Deviations say how
+//! claimants compare: of models' CPU time, of foreign load's, per byte, per fuel, and of classes of calls
+//! (the releases of deployments), since a vector kernel and a branchy loop differ by more than fuel or bytes
+//! can tell. The weights of a slice are κ at its own U, plus deviations. So what is not linear is shared by
+//! CPU time, and nobody's weight is bent because he happens to work at busy times. The host's own time comes
+//! with every call and cannot be told from the calls': it has the common weight, by rule.
 //!
-//! **Fairness where the data say nothing.** All CPU weights start as one common unknown with small
-//! deviations (a ridge towards equal weight per CPU time). What the slices cannot tell apart, because it was
+//! **Fairness where the data say nothing.** Deviations start at nothing, with a narrow band (a ridge towards
+//! equal weight per CPU time). What the slices cannot tell apart, because it was
 //! always used together, stays at that, and its band stays as wide as it was.
 //!
 //! **A meter that is itself a model of use** ([`Provenance`] is not `Measured`) knows utilisation alone: no
-//! fit can get more out of it. Its roots keep the meter's own floor and one weight for all CPU time, with
-//! the meter's uncertainty in the band.
+//! fit can get more out of it. Its roots keep the meter's own floor and one weight for all CPU time, without
+//! deviations, and with the meter's uncertainty in the band.
 //!
 //! **The floor** is the lower end of the cloud of slices, power against use: a slice's say in it falls with
 //! its dynamic power, so that idle slices decide where there are some, and where there are none the line
@@ -39,8 +41,10 @@ use crate::Usage;
 use crate::attribution::{self, Span};
 use crate::calibrate::Calibration;
 use crate::energy::{Provenance, Reading, Root};
-use crate::posting::{Call, Claim, Slice};
-use crate::weights::{Class, ClassWeights, Feature, Features, RootWeights, Weights, class_features};
+use crate::posting::{Call, Slice};
+use crate::weights::{
+    Class, ClassWeights, Feature, Features, RootWeights, Weights, class_features, other_features,
+};
 use filter::Filter;
 
 /// The quantile of a two-sided 95 % band of the normal distribution.
@@ -75,6 +79,9 @@ pub struct RootModel {
     pub root: Root,
     /// Slices that it was learnt from.
     pub slices: u64,
+    /// How far a slice is from what the weights say, of its dynamic power, one standard deviation in parts
+    /// per million.
+    pub noise_ppm: u64,
     /// The power with nothing to do, in microwatts.
     pub floor_uw: Banded,
     /// Weights in femtojoules per unit, one for each feature that the root is shared by.
@@ -128,12 +135,13 @@ impl Learnt {
         }
     }
 
-    fn weights(&self, classes: impl Iterator<Item = Class>) -> RootWeights {
-        let Some(base) = self.filter.weights() else {
+    /// The weights for these classes while `busy` CPUs are.
+    fn weights(&self, classes: impl Iterator<Item = Class>, busy: f64) -> RootWeights {
+        let Some(base) = self.filter.weights(busy) else {
             return RootWeights::equal(&self.root);
         };
         let own = |class: Class| {
-            let [guest, model, busy] = self.filter.class_weights(&class)?;
+            let [guest, model, busy] = self.filter.class_weights(&class, busy)?;
             Some(ClassWeights {
                 class,
                 guest,
@@ -149,23 +157,32 @@ impl Learnt {
         }
     }
 
+    /// The weights for a slice that lasted for `length_ns`; none as long as nothing is known.
+    fn of_slice(&self, slice: &Slice, length_ns: u64) -> Option<RootWeights> {
+        if !self.filter.begun() || length_ns == 0 {
+            return None;
+        }
+        let by_class = class_features(slice, &self.root);
+        let others = other_features(slice, &self.root);
+        let times = by_class.values().chain(&others).map(Features::time_ns);
+        let busy = times.fold(0, u64::saturating_add) as f64 / length_ns as f64;
+        Some(self.weights(by_class.into_keys(), busy))
+    }
+
     /// Learns from a span of the root and the slice it fell in.
     fn observe(&mut self, span: &Span, slice: &Slice) {
         if span.length_ns == 0 {
             return;
         }
         self.filter.observe(span, slice, &self.root);
-        let fitted = self.filter.weights().is_some();
+        let fitted = self.filter.begun();
         if fitted != self.fitted {
             // The unit of a cost changes.
             (self.fitted, self.dynamic_uj, self.cost_fj) = (fitted, 0.0, 0.0);
         }
         let mut slice = slice.clone();
-        slice.weights = vec![self.weights(class_features(&slice, &self.root).into_keys())];
-        let mut span = *span;
-        if fitted {
-            span = span.over_fitted_floor(&slice, &self.root);
-        }
+        slice.weights = self.of_slice(&slice, span.length_ns).into_iter().collect();
+        let span = span.over_fitted_floor(&slice, &self.root);
         let cost_fj: u128 = attribution::costs(&slice, &self.root).values().sum();
         let learn = |past: f64, new: f64| past - past / Self::MEMORY + new;
         self.dynamic_uj = learn(self.dynamic_uj, span.dynamic_uj() as f64);
@@ -181,7 +198,7 @@ impl Learnt {
     fn provisional(&self, call: &Call, usage: &Usage) -> Option<(f64, f64)> {
         let gain = self.gain()?;
         let (class, features) = (Class::of(call), Features::of_usage(usage, &self.root));
-        let weights = self.weights(std::iter::once(class.clone()));
+        let weights = self.weights(std::iter::once(class.clone()), self.filter.busy());
         let energy_uj = weights.of_class(&class).cost_fj(&features) as f64 * gain;
         let relative = self.filter.relative_band(&class, &features);
         Some((energy_uj, energy_uj * relative))
@@ -224,19 +241,16 @@ impl Estimator {
         self.learn_fuel(slice);
     }
 
-    /// The weights for a slice with these claims, to be put into it before it is journalled. A root of
-    /// which nothing is known yet has none.
-    pub fn weights(&self, claims: &[Claim]) -> Vec<RootWeights> {
-        let mut classes: Vec<Class> = claims.iter().map(|claim| Class::of(&claim.call)).collect();
-        classes.sort_unstable();
-        classes.dedup();
-        let fitted = self
-            .roots
-            .iter()
-            .filter(|learnt| learnt.filter.weights().is_some());
-        fitted
-            .map(|learnt| learnt.weights(classes.iter().cloned()))
-            .collect()
+    /// The weights for a slice that begins at the readings `before`, to be put into it before it is
+    /// journalled. A root of which nothing is known yet has none.
+    pub fn weights(&self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
+        let of = |learnt: &Learnt| {
+            let of_root = |reading: &&Reading| reading.root.name == learnt.root.name;
+            let (before, now) = (before.iter().find(of_root)?, slice.readings.iter().find(of_root)?);
+            let length_ns = Span::between(before, now)?.length_ns;
+            learnt.of_slice(slice, length_ns)
+        };
+        self.roots.iter().filter_map(of).collect()
     }
 
     /// What `usage` of `call` will probably cost over all roots; none as long as nothing was learnt. The

@@ -1,7 +1,12 @@
-//! The filter of one root: an extended Kalman filter over floor, curve, weights and classes.
+//! The filter of one root: recursive least squares with forgetting, over floor, curve, deviations and classes.
+//!
+//! Kept are sums of products, to which the state is fitted anew within its bounds. A filter that moves the
+//! state itself from slice to slice and clips it loses its way: its covariance no longer fits its state.
 //!
 //! Units within: watts, CPUs busy (or devices), 10⁹ bytes or fuel per second, seconds. The formula is in
 //! [`super`].
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,32 +29,54 @@ const CLASS_KEPT: u64 = 600;
 // Where things stand in the state.
 const FLOOR: usize = 0;
 const WAKE: usize = 1;
-const CURVE: usize = 2;
-const WEIGHTS: usize = 4;
-const CLASSES: usize = WEIGHTS + FEATURES;
+const BEND: usize = 2;
+const COMMON: usize = 4;
+const MODEL: usize = 5;
+const FOREIGN: usize = 6;
+const TRAFFIC: usize = 7;
+const FUEL: usize = 8;
+const SYSTEM: usize = 9;
+const CLASSES: usize = 10;
 
-/// How far CPU weights and classes may be from the common weight before anything is seen, one standard
-/// deviation. An assumption, and a wide one: what slices show overrides it in minutes.
+/// The features from [`MODEL`] to [`SYSTEM`].
+const OWN: [Feature; 5] = [
+    Feature::Model,
+    Feature::Foreign,
+    Feature::Traffic,
+    Feature::Fuel,
+    Feature::System,
+];
+
+/// How far the cost of a CPU may be from the common one before anything is seen, one standard deviation. An
+/// assumption, and a wide one: what slices show overrides it in minutes.
 const MIX: f64 = 0.3;
 /// The same for the two coefficients of the curve: turbo and SMT bend by some ten percent per doubling.
-const BEND: [f64; 2] = [0.3, 0.1];
-/// Drift per √second, relative: a floor moves by 1 % in a minute of warming up, costs by 2 % in ten.
-const FLOOR_DRIFT: f64 = 0.0013;
-const COST_DRIFT: f64 = 0.0008;
-/// Seconds after which a class that is not seen has forgotten most of its deviation.
-const CLASS_MEMORY_S: f64 = 3_600.0;
+const BENDS: [f64; 2] = [0.3, 0.1];
+/// Seconds in which the fit forgets most: a machine's curve and its releases stay, meters and mixes change.
+const MEMORY_S: f64 = 3_600.0;
+/// Seconds in which the floor follows what idle slices say: as fast as a machine warms up.
+const FLOOR_MEMORY_S: f64 = 30.0;
 /// How far the model errs at first, of the dynamic power.
 const FIRST_NOISE: f64 = 0.05;
 /// The share of the whole power by which an idle slice can still be wrong, beside the noise.
 const IDLE_DOUBT: f64 = 0.1;
 /// Slices over which the noise is learnt.
 const NOISE_MEMORY: f64 = 64.0;
-/// An innovation beyond this many standard deviations pulls no more than one of so many.
-const OUTLIER: f64 = 3.0;
+/// A slice that is off by more than this many standard deviations counts for less, in proportion.
+const OUTLIER: f64 = 4.0;
+/// Slices from which on the fit is made anew with every [`FIT_EVERY`]th only.
+const FIT_ALWAYS: u64 = 64;
+const FIT_EVERY: u64 = 8;
 /// Below this many busy CPUs a first slice says nothing of what one costs.
 const LEAST_BUSY: f64 = 0.02;
-/// No CPU weight falls below this part of the largest: use of a CPU is never free.
-const LEAST_WEIGHT: f64 = 0.02;
+/// No weight of time falls below this part of the common one: use of a CPU is never free.
+const LEAST_WEIGHT: f64 = 0.05;
+/// Slices over which the mean deviation is taken.
+const DEVIATION_MEMORY: f64 = 1_024.0;
+/// More than some of the kernel's steps is no rounding.
+const MOST_BEHIND_NS: u64 = 50_000_000;
+/// Seconds over which the means of power and of busy CPUs are taken.
+const MEAN_S: f64 = 30.0;
 
 /// A class with a place in the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,7 +86,7 @@ struct Place {
     seen: u64,
 }
 
-/// What is known of a root, with its covariance.
+/// What is known of a root: sums of products, and what was fitted to them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Filter {
     measured: bool,
@@ -67,31 +94,50 @@ pub(super) struct Filter {
     envelope: Envelope,
     slices: u64,
     device: bool,
-    /// Empty until a slice has told what a CPU costs, roughly.
+    /// Σ w·z·zᵀ and Σ w·z·P over slices, with forgetting: z is what the state is multiplied with.
+    products: Symmetric,
+    powers: Vec<f64>,
+    /// Expected before any slice, and with which standard deviation, as parts of the unit.
+    expected: Vec<(f64, f64)>,
+    /// Fitted. Empty until a slice has told what a CPU costs, roughly.
     state: Vec<f64>,
     covariance: Symmetric,
+    /// By how much the floor of late is above the fitted one.
+    floor_offset_w: f64,
+    /// Moving means of power and of busy CPUs, for the scale of what is expected.
+    mean_power_w: f64,
     places: Vec<Place>,
     /// The variance of what the model does not explain, relative to the dynamic power.
     noise: f64,
+    /// CPUs (or devices) busy of late.
+    busy: f64,
+    /// By how much the CPU time of guests deviates on the mean, in watts: moving means of deviation × CPUs,
+    /// and of CPUs.
+    deviating: [f64; 2],
+    /// By how much the machine's CPU time was behind the host's, in nanoseconds.
+    behind_ns: u64,
 }
 
-/// A slice as the filter sees it.
-struct Seen {
-    power_w: f64,
-    seconds: f64,
-    /// Use per second of everyone together.
-    rates: [f64; FEATURES],
-    /// CPUs (or devices) busy for each place.
-    classes: Vec<f64>,
+/// What one CPU of `busy` contributes to the terms of the common cost, from [`WAKE`] to [`COMMON`].
+fn common_slope(busy: f64) -> [f64; 4] {
+    let (log, awake) = (
+        busy.ln_1p(),
+        if busy > 1e-6 {
+            -(-busy).exp_m1() / busy
+        } else {
+            1.0
+        },
+    );
+    [awake, log, log * log, 1.0]
 }
 
-impl Seen {
-    fn busy(&self) -> f64 {
-        let times = Feature::ALL.iter().filter(|feature| feature.is_time());
-        times
-            .filter_map(|feature| self.rates.get(*feature as usize))
-            .sum()
-    }
+/// The sum of all times.
+fn busy_of(rates: &[f64; FEATURES]) -> f64 {
+    let times = rates
+        .iter()
+        .zip(Feature::ALL)
+        .filter(|(_, feature)| feature.is_time());
+    times.map(|(rate, _)| rate).sum()
 }
 
 impl Filter {
@@ -103,10 +149,18 @@ impl Filter {
             envelope: Envelope::default(),
             slices: 0,
             device: false,
+            products: Symmetric::default(),
+            powers: Vec::new(),
+            expected: Vec::new(),
             state: Vec::new(),
             covariance: Symmetric::default(),
+            floor_offset_w: 0.0,
+            mean_power_w: 0.0,
             places: Vec::new(),
             noise: FIRST_NOISE * FIRST_NOISE,
+            busy: 0.0,
+            deviating: [0.0; 2],
+            behind_ns: 0,
         }
     }
 
@@ -114,72 +168,72 @@ impl Filter {
         self.state.get(index).copied().unwrap_or_default()
     }
 
-    /// Begins with a CPU at `unit_w` watts, give or take as much.
-    fn begin(&mut self, floor_w: f64, floor_sd_w: f64, unit_w: f64) {
-        let mut covariance = Symmetric::zero(CLASSES);
+    fn set(&mut self, index: usize, value: f64) {
+        if let Some(cell) = self.state.get_mut(index) {
+            *cell = value;
+        }
+    }
+
+    /// Begins with a floor, give or take, in watts. All else is expected as parts of what a CPU costs, which
+    /// itself is about 1.
+    fn begin(&mut self, floor_w: f64, floor_sd_w: f64) {
+        let own = if self.measured { MIX } else { 0.0 };
+        self.expected = vec![(0.0, own); CLASSES];
+        let known = [
+            (WAKE, 0.0, 1.0),
+            (BEND, 0.0, BENDS[0]),
+            (BEND + 1, 0.0, BENDS[1]),
+            (COMMON, 1.0, 2.0),
+        ];
+        for (at, mean, sd) in known {
+            if let Some(cell) = self.expected.get_mut(at) {
+                *cell = (mean, sd);
+            }
+        }
+        if let Some(floor) = self.expected.get_mut(FLOOR) {
+            *floor = (floor_w, floor_sd_w);
+        }
         self.state = vec![0.0; CLASSES];
-        let (square, own) = (|x: f64| x * x, if self.measured { MIX } else { 0.0 });
-        if let Some(floor) = self.state.get_mut(FLOOR) {
-            *floor = floor_w;
-        }
-        covariance.add(FLOOR, FLOOR, if self.measured { square(floor_sd_w) } else { 0.0 });
-        for (offset, bend) in BEND.into_iter().enumerate() {
-            covariance.add(CURVE + offset, CURVE + offset, square(bend));
-        }
-        if self.measured {
-            covariance.add(WAKE, WAKE, square(unit_w));
-        }
-        for feature in Feature::ALL {
-            let at = WEIGHTS + feature as usize;
-            if !feature.is_time() {
-                covariance.add(at, at, square(own * unit_w));
-                continue;
-            }
-            if let Some(weight) = self.state.get_mut(at) {
-                *weight = unit_w;
-            }
-            covariance.add(at, at, square(own * unit_w));
-            // One common unknown: the same covariance with all times.
-            for other in Feature::ALL.into_iter().filter(|other| other.is_time()) {
-                if feature <= other {
-                    covariance.add(at, WEIGHTS + other as usize, square(unit_w));
-                }
-            }
-        }
-        self.covariance = covariance;
+        self.set(FLOOR, floor_w);
+        self.powers = vec![0.0; CLASSES];
+        self.products = Symmetric::zero(CLASSES);
     }
 
     /// Begins with what known loads have shown; run time may move it as it moves all else.
     pub(super) fn calibrate(&mut self, known: &Calibration) {
         let watts = |banded: &Banded| (banded.value as f64 / 1e6, banded.band as f64 / 1e6 / Z95);
-        let times = Feature::ALL.iter().filter(|feature| feature.is_time());
-        let costs: Vec<f64> = times
-            .filter_map(|feature| known.weights.get(*feature as usize)?.as_ref())
-            .map(|banded| watts(banded).0)
-            .filter(|cost| *cost > 0.0)
-            .collect();
-        if costs.is_empty() {
+        let cost = |feature: Feature| {
+            let banded = known.weights.get(feature as usize)?.as_ref()?;
+            (banded.value > 0).then(|| watts(banded))
+        };
+        let (guest, model) = (cost(Feature::Guest), cost(Feature::Model));
+        let Some((unit_w, unit_sd_w)) = guest.or(model).or(cost(Feature::Busy)) else {
             return;
-        }
-        let unit_w = costs.iter().sum::<f64>() / costs.len() as f64;
+        };
         let (floor_w, floor_sd_w) = watts(&known.floor_uw);
         self.prior_floor_w = floor_w;
-        self.begin(floor_w, floor_sd_w.max(0.01 * floor_w), unit_w);
-        if !self.measured {
-            return;
-        }
-        for (offset, banded) in known.weights.iter().enumerate() {
-            if let Some(banded) = banded {
-                let (cost_w, sd_w) = watts(banded);
-                let at = WEIGHTS + offset;
-                if let Some(weight) = self.state.get_mut(at) {
-                    *weight = cost_w;
+        self.begin(floor_w, floor_sd_w.max(0.01 * floor_w));
+        self.busy = 1.0;
+        self.mean_power_w = floor_w + unit_w;
+        // Loads of a calibration are not those of tenants.
+        let wide = |sd_w: f64| (sd_w / unit_w).hypot(MIX / 3.0);
+        let mut expect = |at: usize, mean_w: f64, sd_w: f64| {
+            if let Some(cell) = self.expected.get_mut(at) {
+                *cell = (mean_w / unit_w, wide(sd_w));
+            }
+        };
+        expect(COMMON, unit_w, unit_sd_w);
+        if self.measured {
+            if let (Some(_), Some((model_w, sd_w))) = (guest, model) {
+                expect(MODEL, model_w - unit_w, sd_w);
+            }
+            for (at, feature) in [(TRAFFIC, Feature::Traffic), (FUEL, Feature::Fuel)] {
+                if let Some((cost_w, sd_w)) = cost(feature) {
+                    expect(at, cost_w, sd_w);
                 }
-                // Loads of a calibration are not those of tenants.
-                let variance = sd_w * sd_w + (MIX / 3.0 * unit_w).powi(2);
-                self.covariance.reset(at, variance);
             }
         }
+        self.fit();
     }
 
     /// Learns from a span.
@@ -192,68 +246,187 @@ impl Filter {
         self.envelope.note(power_w);
         let by_class = class_features(slice, root);
         let mut all = Features::default();
-        by_class
-            .values()
-            .chain(&other_features(slice, root))
-            .for_each(|more| all.absorb(more));
-        let mut seen = Seen {
-            power_w,
-            seconds: length_ns as f64 / 1e9,
-            rates: per_second(&all, length_ns),
-            classes: Vec::new(),
-        };
-        if self.state.is_empty() && !self.begin_with(&seen, span.floor_uw as f64 / 1e6) {
+        let others = self.others(slice, root);
+        by_class.values().chain(&others).for_each(|more| all.absorb(more));
+        let rates = per_second(&all, length_ns);
+        let busy = busy_of(&rates);
+        let seconds = length_ns as f64 / 1e9;
+        let part = (1.0 / self.slices as f64).max(seconds / (seconds + MEAN_S));
+        self.busy += (busy - self.busy) * part;
+        self.mean_power_w += (power_w - self.mean_power_w) * part;
+        let meter_floor_w = span.floor_uw as f64 / 1e6;
+        if self.state.is_empty() && !self.begin_with(busy, meter_floor_w) {
             return;
         }
+        let mut slope = vec![1.0];
+        slope.extend(common_slope(busy).map(|term| term * busy));
+        slope.extend(OWN.map(|feature| rates.get(feature as usize).copied().unwrap_or_default()));
         if self.measured {
             for (class, features) in &by_class {
                 let busy = features.time_ns() as f64 / length_ns as f64;
                 if let Some(place) = self.place(class, busy) {
-                    seen.classes.resize(self.places.len(), 0.0);
-                    if let Some(cell) = seen.classes.get_mut(place) {
+                    slope.resize(self.state.len(), 0.0);
+                    if let Some(cell) = slope.get_mut(CLASSES + place) {
                         *cell = busy;
                     }
                 }
             }
-        } else if let Some(floor_w) = self.state.get_mut(FLOOR) {
-            *floor_w = span.floor_uw as f64 / 1e6;
+        } else if let Some(floor) = self.expected.get_mut(FLOOR) {
+            // The floor is the meter's own.
+            floor.0 = meter_floor_w;
         }
-        seen.classes.resize(self.places.len(), 0.0);
-        self.drift(seen.seconds);
-        self.update(&seen);
-        self.bound();
+        slope.resize(self.state.len(), 0.0);
+        self.learn(power_w, &slope, seconds);
+        if self.slices <= FIT_ALWAYS || self.slices.is_multiple_of(FIT_EVERY) {
+            self.fit();
+        }
+        self.deviate(&by_class, length_ns);
     }
 
-    fn begin_with(&mut self, seen: &Seen, meter_floor_w: f64) -> bool {
-        let busy = seen.busy();
+    /// Adds a slice to the sums. Slices of less dynamic power say more of the floor, and are weighed so.
+    fn learn(&mut self, power_w: f64, slope: &[f64], seconds: f64) {
+        let dynamic_w = dot(slope, &self.state) - self.at(FLOOR);
+        let scale_w = dynamic_w.max(0.0) + IDLE_DOUBT * power_w.max(1e-3);
+        let left_w = power_w - self.floor_offset_w - self.at(FLOOR) - dynamic_w;
+        let sigmas = left_w.abs() / (scale_w * self.noise.sqrt());
+        let mut weight = 1.0 / (scale_w * scale_w);
+        if self.slices > FIT_ALWAYS {
+            weight *= (OUTLIER / sigmas).min(1.0);
+            let new = (left_w / scale_w).powi(2).min(OUTLIER * OUTLIER * self.noise);
+            self.noise = (self.noise + (new - self.noise) / NOISE_MEMORY).max(1e-7);
+            if self.measured {
+                self.follow_floor(left_w, power_w / scale_w * IDLE_DOUBT, seconds);
+            }
+        }
+        let keep = (-seconds / MEMORY_S).exp();
+        self.products.scale(keep);
+        self.products.add_outer(slope, weight);
+        let target_w = power_w - self.floor_offset_w;
+        for (sum, slope) in self.powers.iter_mut().zip(slope) {
+            *sum = *sum * keep + weight * slope * target_w;
+        }
+    }
+
+    /// What idle slices are off by of late is the floor's: it moves with the machine's temperature.
+    /// `idleness` is 1 for a slice with no dynamic power.
+    fn follow_floor(&mut self, left_w: f64, idleness: f64, seconds: f64) {
+        let part = seconds / (seconds + FLOOR_MEMORY_S) * idleness.clamp(0.0, 1.0).powi(2);
+        let limit_w = 0.2 * self.at(FLOOR);
+        self.floor_offset_w = (self.floor_offset_w + part * left_w).clamp(-limit_w, limit_w);
+    }
+
+    /// Fits the state to the sums and to what was expected: least squares with a ridge, and with costs and
+    /// the floor kept to where they can be.
+    fn fit(&mut self) {
+        let unit_w = self.unit_w();
+        let mut normal = self.products.clone();
+        normal.scale(1.0 / self.noise);
+        let mut target: Vec<f64> = self.powers.iter().map(|sum| sum / self.noise).collect();
+        let mut free = vec![true; self.state.len()];
+        let mut fixed = vec![0.0; self.state.len()];
+        for (at, (mean, sd)) in self.expected.iter().enumerate() {
+            let unit_w = if at == FLOOR { 1.0 } else { unit_w };
+            let (mean_w, sd_w) = (mean * unit_w, sd * unit_w);
+            if sd_w > 0.0 {
+                normal.add(at, 1.0 / (sd_w * sd_w));
+                target[at] += mean_w / (sd_w * sd_w);
+            } else {
+                (free[at], fixed[at]) = (false, mean_w);
+            }
+        }
+        let offset_w = self.floor_offset_w;
+        let noise = 2.0 * IDLE_DOUBT * self.noise.sqrt();
+        let most_w = self.envelope.bound_w().unwrap_or(f64::INFINITY) * (1.0 + noise) - offset_w;
+        // Each round fixes what leaves its bounds; four can.
+        for _ in 0..5 {
+            let Some(inverse) = normal.inverse(&free) else {
+                return;
+            };
+            let known = normal.times(&fixed);
+            let rest: Vec<f64> = target
+                .iter()
+                .zip(&known)
+                .map(|(target, known)| target - known)
+                .collect();
+            let mut fitted = inverse.times(&rest);
+            for (fitted, fixed) in fitted.iter_mut().zip(&fixed) {
+                *fitted += fixed;
+            }
+            let bounds = [
+                (FLOOR, 0.0, most_w),
+                (WAKE, 0.0, f64::INFINITY),
+                (TRAFFIC, 0.0, f64::INFINITY),
+                (FUEL, 0.0, f64::INFINITY),
+            ];
+            let out = bounds.into_iter().find_map(|(at, least, most)| {
+                let value = *fitted.get(at)?;
+                (free[at] && (value < least || value > most))
+                    .then(|| (at, value.clamp(least, most.max(least))))
+            });
+            let Some((at, value)) = out else {
+                (self.state, self.covariance) = (fitted, inverse);
+                return;
+            };
+            (free[at], fixed[at]) = (false, value);
+        }
+    }
+
+    /// What system and foreign load used. The kernel counts the machine's time in steps: what it was behind
+    /// the host's own clock comes off the next slices' foreign time, or noise would always count as load.
+    fn others(&mut self, slice: &Slice, root: &Root) -> [Features; 2] {
+        let [system, foreign] = other_features(slice, root);
+        let activity = &slice.activity;
+        let ours_ns = activity.host_ns.saturating_add(activity.postgres_ns);
+        let behind_ns = self
+            .behind_ns
+            .saturating_add(ours_ns.saturating_sub(activity.machine_ns));
+        let foreign_ns = foreign.get(Feature::Foreign);
+        self.behind_ns = behind_ns.saturating_sub(foreign_ns).min(MOST_BEHIND_NS);
+        let foreign = Features::of(Feature::Foreign, foreign_ns.saturating_sub(behind_ns));
+        [system, foreign]
+    }
+
+    /// Follows the mean deviation of guests, by their CPU time: the host's own code is of that kind.
+    fn deviate(&mut self, by_class: &BTreeMap<Class, Features>, length_ns: u64) {
+        let (mut deviating_w, mut busy) = (0.0, 0.0);
+        for (class, features) in by_class {
+            let guest = features.get(Feature::Guest) as f64 / length_ns as f64;
+            let place = self.places.iter().position(|place| place.class == *class);
+            deviating_w += place.map_or(0.0, |place| self.at(CLASSES + place)) * guest;
+            busy += guest;
+        }
+        let [sum, weight] = &mut self.deviating;
+        *sum += (deviating_w - *sum) / DEVIATION_MEMORY;
+        *weight += (busy - *weight) / DEVIATION_MEMORY;
+    }
+
+    fn begin_with(&mut self, busy: f64, meter_floor_w: f64) -> bool {
         if busy < LEAST_BUSY {
             return false;
         }
         self.prior_floor_w = meter_floor_w;
-        let lowest_w = self.envelope.bound_w().unwrap_or(seen.power_w);
+        let lowest_w = self.envelope.bound_w().unwrap_or_default();
         let (floor_w, sd_w) = if !self.measured {
             (meter_floor_w, 0.0)
         } else if meter_floor_w > 0.0 {
-            let floor_w = meter_floor_w.min(lowest_w);
-            (floor_w, MIX * floor_w + 0.02 * lowest_w)
+            (meter_floor_w, MIX * meter_floor_w)
         } else {
             (0.5 * lowest_w, 0.5 * lowest_w)
         };
-        let unit_w = (seen.power_w - floor_w).max(0.05 * seen.power_w) / busy.max(0.1);
-        if unit_w <= 0.0 {
-            return false;
-        }
-        self.begin(floor_w, sd_w, unit_w);
+        self.begin(floor_w, sd_w);
         true
     }
 
-    /// The common cost of a CPU, in watts: the scale of deviations.
+    /// The common cost of a CPU while `busy` are, in watts.
+    fn common_w(&self, busy: f64) -> f64 {
+        let terms = self.state.get(WAKE..=COMMON).unwrap_or_default();
+        dot(terms, &common_slope(busy)).max(1e-3)
+    }
+
+    /// The scale of what is expected: mean power above the floor over mean busy CPUs, in watts.
     fn unit_w(&self) -> f64 {
-        let times = Feature::ALL.iter().filter(|feature| feature.is_time());
-        let largest = times
-            .map(|feature| self.at(WEIGHTS + *feature as usize))
-            .fold(0.0, f64::max);
-        largest.max(1e-3)
+        let floor_w = self.at(FLOOR).min(0.95 * self.mean_power_w);
+        ((self.mean_power_w - floor_w) / self.busy.max(LEAST_BUSY)).max(1e-3)
     }
 
     /// The place of a class, a new one if it is busy and there is room.
@@ -273,11 +446,12 @@ impl Filter {
             class: class.clone(),
             seen,
         };
-        let variance = (MIX * self.unit_w()).powi(2);
         if self.places.len() < MAX_CLASSES {
             self.places.push(fresh);
             self.state.push(0.0);
-            self.covariance.grow(variance);
+            self.powers.push(0.0);
+            self.expected.push((0.0, MIX));
+            self.products.grow();
             return Some(self.places.len() - 1);
         }
         let (index, oldest) = self
@@ -289,141 +463,91 @@ impl Filter {
             return None;
         }
         *oldest = fresh;
-        if let Some(deviation) = self.state.get_mut(CLASSES + index) {
-            *deviation = 0.0;
+        self.set(CLASSES + index, 0.0);
+        self.products.clear(CLASSES + index);
+        if let Some(sum) = self.powers.get_mut(CLASSES + index) {
+            *sum = 0.0;
         }
-        self.covariance.reset(CLASSES + index, variance);
         Some(index)
     }
 
-    /// Things change while nobody looks.
-    fn drift(&mut self, seconds: f64) {
-        let unit_w = self.unit_w();
-        let step = |relative: f64, of: f64| (relative * of).powi(2) * seconds;
-        for bend in 0..BEND.len() {
-            self.covariance
-                .add(CURVE + bend, CURVE + bend, step(COST_DRIFT, MIX));
-        }
-        if !self.measured {
-            // One weight for all times: they drift together.
-            for left in 0..FEATURES {
-                for right in left..FEATURES {
-                    if self.covariance.get(WEIGHTS + left, WEIGHTS + right) > 0.0 {
-                        let drift = step(COST_DRIFT, unit_w);
-                        self.covariance.add(WEIGHTS + left, WEIGHTS + right, drift);
-                    }
-                }
-            }
-            return;
-        }
-        let floor_w = self.at(FLOOR).max(0.01 * unit_w);
-        self.covariance.add(FLOOR, FLOOR, step(FLOOR_DRIFT, floor_w));
-        self.covariance.add(WAKE, WAKE, step(COST_DRIFT, unit_w));
-        for weight in WEIGHTS..CLASSES {
-            self.covariance.add(weight, weight, step(COST_DRIFT, unit_w));
-        }
-        let keep = (-seconds / CLASS_MEMORY_S).exp();
-        let fresh = (MIX * unit_w).powi(2) * (1.0 - keep * keep);
-        for class in CLASSES..self.state.len() {
-            if let Some(deviation) = self.state.get_mut(class) {
-                *deviation *= keep;
-            }
-            self.covariance.scale(class, keep);
-            self.covariance.add(class, class, fresh);
-        }
-    }
-
-    /// The power that the model expects, its dynamic part, and the derivatives by the state.
-    fn expect(&self, seen: &Seen) -> (f64, f64, Vec<f64>) {
-        let busy = seen.busy();
-        let log = busy.ln_1p();
-        let bend = 1.0 + self.at(CURVE) * log + self.at(CURVE + 1) * log * log;
-        let bend = bend.clamp(0.2, 5.0);
-        let awake = 1.0 - (-busy).exp();
-        let weights = self.state.get(WEIGHTS..).unwrap_or_default();
-        let used: Vec<f64> = seen.rates.iter().chain(&seen.classes).copied().collect();
-        let linear_w = dot(weights, &used);
-        let dynamic_w = self.at(WAKE) * awake + bend * linear_w;
-        let mut slope = vec![1.0, awake, linear_w * log, linear_w * log * log];
-        slope.extend(used.iter().map(|used| used * bend));
-        (self.at(FLOOR) + dynamic_w, dynamic_w, slope)
-    }
-
-    fn update(&mut self, seen: &Seen) {
-        let (expected_w, dynamic_w, slope) = self.expect(seen);
-        let towards = self.covariance.times(&slope);
-        let known = dot(&slope, &towards).max(0.0);
-        let scale_w = dynamic_w.max(0.0) + IDLE_DOUBT * seen.power_w;
-        let innovation_w = seen.power_w - expected_w;
-        let doubt = (self.noise * scale_w * scale_w).max(1e-12);
-        let mut variance = known + doubt;
-        let sigmas = innovation_w.abs() / variance.sqrt();
-        if sigmas > OUTLIER {
-            variance *= sigmas / OUTLIER;
-        }
-        for (value, towards) in self.state.iter_mut().zip(&towards) {
-            *value += towards / variance * innovation_w;
-        }
-        self.covariance.subtract_outer(&towards, 1.0 / variance);
-        if scale_w > 0.0 {
-            let unexplained = (innovation_w * innovation_w - known).max(0.0) / (scale_w * scale_w);
-            let new = unexplained.min(OUTLIER * OUTLIER * self.noise);
-            self.noise = (self.noise + (new - self.noise) / NOISE_MEMORY).max(1e-7);
-        }
-    }
-
-    /// Keeps the state within what can be: no negative cost, no floor above the lowest power seen (but for
-    /// what the noise of an idle slice can take off it).
-    fn bound(&mut self) {
-        let noise = 2.0 * IDLE_DOUBT * self.noise.sqrt();
-        let bound_w = self.envelope.bound_w().unwrap_or(f64::INFINITY) * (1.0 + noise);
-        let least_w = LEAST_WEIGHT * self.unit_w();
-        let measured = self.measured;
-        for (at, value) in self.state.iter_mut().enumerate().take(CLASSES) {
-            let time = at >= WEIGHTS && Feature::ALL.get(at - WEIGHTS).is_some_and(|f| f.is_time());
-            match at {
-                FLOOR if measured => *value = value.clamp(0.0, bound_w.max(0.0)),
-                WAKE => *value = value.max(0.0),
-                _ if time => *value = value.max(least_w),
-                _ if at >= WEIGHTS => *value = value.max(0.0),
-                _ => {}
-            }
-        }
+    /// Whether a slice has told what a CPU costs.
+    pub(super) fn begun(&self) -> bool {
+        !self.state.is_empty()
     }
 
     /// The power with nothing to do, in microwatts.
     pub(super) fn floor_uw(&self) -> u64 {
-        (self.at(FLOOR) * 1e6).round() as u64
+        (self.floor_w() * 1e6).round() as u64
+    }
+
+    fn floor_w(&self) -> f64 {
+        (self.at(FLOOR) + self.floor_offset_w).max(0.0)
     }
 
     fn shared_by(&self, feature: Feature) -> bool {
         (feature == Feature::Busy) == self.device
     }
 
-    /// The common weights; none until a slice has told what a CPU costs.
-    pub(super) fn weights(&self) -> Option<Weights> {
+    /// The common weights while `busy` CPUs are; none until a slice has told what a CPU costs.
+    pub(super) fn weights(&self, busy: f64) -> Option<Weights> {
         if self.state.is_empty() {
             return None;
         }
         let mut watts = [0.0; FEATURES];
         for (cell, feature) in watts.iter_mut().zip(Feature::ALL) {
             if self.shared_by(feature) {
-                *cell = self.at(WEIGHTS + feature as usize);
+                *cell = self.weight_w(feature, 0.0, busy);
             }
         }
         Some(whole_weights(watts))
     }
 
+    /// The weight of a feature for a class that deviates by `own_w`, in watts.
+    fn weight_w(&self, feature: Feature, own_w: f64, busy: f64) -> f64 {
+        let common_w = self.common_w(busy);
+        let time = |deviation_w: f64| (common_w + deviation_w + own_w).max(LEAST_WEIGHT * common_w);
+        match feature {
+            Feature::Guest | Feature::Busy => time(0.0),
+            Feature::System => time(self.deviating[0] / self.deviating[1].max(1e-9)),
+            Feature::Model => time(self.at(MODEL)),
+            Feature::Foreign => time(self.at(FOREIGN)),
+            Feature::Traffic => self.at(TRAFFIC),
+            Feature::Fuel => self.at(FUEL),
+        }
+    }
+
     /// The weights of guest, model and busy time of a class that has its own.
-    pub(super) fn class_weights(&self, class: &Class) -> Option<[u32; 3]> {
+    pub(super) fn class_weights(&self, class: &Class, busy: f64) -> Option<[u32; 3]> {
         let place = self.places.iter().position(|place| place.class == *class)?;
-        let (deviation_w, least_w) = (self.at(CLASSES + place), LEAST_WEIGHT * self.unit_w());
+        let own_w = self.at(CLASSES + place);
         let own = |feature: Feature| {
-            let own_w = self.at(WEIGHTS + feature as usize) + deviation_w;
             let shared = self.shared_by(feature);
-            if shared { whole_uw(own_w.max(least_w)) } else { 0 }
+            if shared {
+                whole_uw(self.weight_w(feature, own_w, busy))
+            } else {
+                0
+            }
         };
         Some([Feature::Guest, Feature::Model, Feature::Busy].map(own))
+    }
+
+    /// CPUs (or devices) busy of late.
+    pub(super) fn busy(&self) -> f64 {
+        self.busy
+    }
+
+    /// The derivatives of the cost of `features` of the class at `place` by the state.
+    fn cost_slope(&self, place: Option<usize>, features: &Features) -> Vec<f64> {
+        let (amount, time) = (|f: Feature| features.get(f) as f64, features.time_ns() as f64);
+        let mut slope = vec![0.0];
+        slope.extend(common_slope(self.busy).map(|term| term * time));
+        slope.extend(OWN.map(amount));
+        slope.resize(self.state.len(), 0.0);
+        if let Some(cell) = place.and_then(|place| slope.get_mut(CLASSES + place)) {
+            *cell = time;
+        }
+        slope
     }
 
     /// Half the 95 % band of what `features` of a class cost in one slice, relative to the cost: how well the
@@ -432,14 +556,8 @@ impl Filter {
         if self.state.is_empty() {
             return 1.0;
         }
-        let mut slope = vec![0.0; self.state.len()];
         let place = self.places.iter().position(|place| place.class == *class);
-        for (at, amount) in slope.iter_mut().skip(WEIGHTS).zip(features.0) {
-            *at = amount as f64;
-        }
-        if let Some(cell) = place.and_then(|place| slope.get_mut(CLASSES + place)) {
-            *cell = features.time_ns() as f64;
-        }
+        let slope = self.cost_slope(place, features);
         let cost = dot(&slope, &self.state);
         let mut variance = dot(&slope, &self.covariance.times(&slope)).max(0.0);
         if place.is_none() && self.measured {
@@ -462,33 +580,37 @@ impl Filter {
             let sd_w = (variance.max(0.0) + (doubt * watts).powi(2)).sqrt();
             Banded::rounded(watts.max(0.0) * 1e6, Z95 * sd_w * 1e6)
         };
-        let variance = |at: usize| self.covariance.get(at, at);
         let begun = !self.state.is_empty();
+        let spread = |place: Option<usize>, feature: Feature| {
+            let slope = self.cost_slope(place, &Features::of(feature, 1));
+            dot(&slope, &self.covariance.times(&slope))
+        };
         let shared = Feature::ALL
             .into_iter()
             .filter(|feature| begun && self.shared_by(*feature));
         let weight = |feature: Feature| {
-            let at = WEIGHTS + feature as usize;
-            (feature, banded(self.at(at), variance(at)))
+            let watts = self.weight_w(feature, 0.0, self.busy);
+            (feature, banded(watts, spread(None, feature)))
         };
-        let main = WEIGHTS
-            + (if self.device {
-                Feature::Busy
-            } else {
-                Feature::Guest
-            }) as usize;
+        let main = if self.device {
+            Feature::Busy
+        } else {
+            Feature::Guest
+        };
         let own = |(index, place): (usize, &Place)| {
-            let at = CLASSES + index;
-            let both = variance(main) + variance(at) + 2.0 * self.covariance.get(main, at);
-            (place.class.clone(), banded(self.at(main) + self.at(at), both))
+            let watts = self.weight_w(main, self.at(CLASSES + index), self.busy);
+            (place.class.clone(), banded(watts, spread(Some(index), main)))
+        };
+        let (floor_w, floor) = match begun {
+            true => (self.floor_w(), self.covariance.get(FLOOR, FLOOR)),
+            // Nothing but the meter's word.
+            false => (self.prior_floor_w, (MIX * self.prior_floor_w).powi(2)),
         };
         RootModel {
             root: root.clone(),
             slices: self.slices,
-            floor_uw: banded(
-                if begun { self.at(FLOOR) } else { self.prior_floor_w },
-                variance(FLOOR),
-            ),
+            noise_ppm: (self.noise.sqrt() * 1e6).round() as u64,
+            floor_uw: banded(floor_w, floor),
             weights: shared.map(weight).collect(),
             classes: self.places.iter().enumerate().map(own).collect(),
         }
