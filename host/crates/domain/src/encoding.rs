@@ -1,7 +1,7 @@
 //! The canonical bytes that digests are taken over, and those digests.
 //!
 //! What is hashed begins with a byte for its kind (0 a receipt line, which is a Merkle leaf; 1 an inner
-//! node; 2 a window's inputs; 3 a posting) and, save in nodes, the version of this encoding. Then come
+//! node; 2 a window's inputs; 3 a posting; 4 an allocation's inputs) and, save in nodes, the version of this encoding. Then come
 //! the fields in the order of the code below, without padding:
 //! - integers big-endian in their full width, and counts of lists and bytes of text as 64 bits before
 //!   the items: as Postgres sends them, so that SQL can rebuild the bytes;
@@ -21,6 +21,7 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::allocation::{Allocation, Reserved};
 use crate::energy::{Reading, Root};
 use crate::posting::{Call, Finished, Posting, PostingRoot, ReceiptLine, Slice, Transfer};
 use crate::weights::{Class, RootWeights};
@@ -35,6 +36,7 @@ const FIRST: u8 = 1;
 
 const INPUTS: u8 = 2;
 const POSTING: u8 = 3;
+const ALLOCATION: u8 = 4;
 
 struct Encoder {
     bytes: Vec<u8>,
@@ -193,6 +195,11 @@ impl Encoder {
         self.usage(&finished.usage);
     }
 
+    fn reserved(&mut self, reserved: &Reserved) {
+        self.u64(reserved.byte_seconds);
+        self.u64(reserved.place_seconds);
+    }
+
     fn posting_root(&mut self, root: &PostingRoot) {
         self.root(&root.root);
         self.uuid(&root.boot_id);
@@ -223,6 +230,25 @@ pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Cras
         to.time(crash.at);
         to.list(&crash.readings, Encoder::reading);
         to.list(&crash.finished, Encoder::finished);
+    });
+    Digest::of(&to.bytes)
+}
+
+/// The digest of an allocation's inputs: its span, what it cites, what there is and who reserved what.
+pub fn allocation_digest(allocation: &Allocation) -> Digest {
+    let mut to = Encoder::new(Some(ALLOCATION), VERSION);
+    to.time(allocation.from);
+    to.time(allocation.to);
+    to.list(&allocation.cited, |to, cited| {
+        to.digest(&cited.posting);
+        to.text(&cited.root);
+        to.u64(cited.idle_uj);
+    });
+    to.reserved(&allocation.capacity);
+    let reserved: Vec<_> = allocation.reserved.iter().collect();
+    to.list(&reserved, |to, (tenant, reserved)| {
+        to.uuid(&tenant.0);
+        to.reserved(reserved);
     });
     Digest::of(&to.bytes)
 }

@@ -112,8 +112,8 @@ pub struct Estimator {
 struct Learnt {
     root: Root,
     filter: Filter,
-    /// Dynamic energy and the cost by weights, over about the last [`Learnt::MEMORY`] slices: their ratio
-    /// turns a cost into energy.
+    /// Dynamic energy and the cost by weights, over about [`Learnt::MEMORY_S`]: their ratio turns a cost
+    /// into energy.
     dynamic_uj: f64,
     cost_fj: f64,
     /// Roots that have no filter yet cost by equal weights.
@@ -121,8 +121,8 @@ struct Learnt {
 }
 
 impl Learnt {
-    /// Each slice, the past loses one part in this many.
-    const MEMORY: f64 = 16.0;
+    /// Seconds after which the past counts for a third.
+    const MEMORY_S: f64 = 30.0;
 
     fn new(root: &Root, floor_uw: u64) -> Self {
         let measured = root.provenance == Provenance::Measured;
@@ -180,13 +180,19 @@ impl Learnt {
             // The unit of a cost changes.
             (self.fitted, self.dynamic_uj, self.cost_fj) = (fitted, 0.0, 0.0);
         }
+        // By the weights that a provisional figure uses: what these are off by, the ratio puts right.
+        let classes = class_features(slice, &self.root).into_keys();
         let mut slice = slice.clone();
-        slice.weights = self.of_slice(&slice, span.length_ns).into_iter().collect();
-        let span = span.over_fitted_floor(&slice, &self.root);
+        slice.weights = vec![self.weights(classes, self.filter.busy())];
+        let span = if fitted {
+            span.over_fitted_floor(&slice, &self.root)
+        } else {
+            *span
+        };
         let cost_fj: u128 = attribution::costs(&slice, &self.root).values().sum();
-        let learn = |past: f64, new: f64| past - past / Self::MEMORY + new;
-        self.dynamic_uj = learn(self.dynamic_uj, span.dynamic_uj() as f64);
-        self.cost_fj = learn(self.cost_fj, cost_fj as f64);
+        let keep = (-(span.length_ns as f64) / 1e9 / Self::MEMORY_S).exp();
+        self.dynamic_uj = self.dynamic_uj * keep + span.dynamic_uj() as f64;
+        self.cost_fj = self.cost_fj * keep + cost_fj as f64;
     }
 
     /// Energy per cost, in µJ/fJ; none as long as nothing was used.

@@ -3,8 +3,10 @@
 //! Nothing here reads a clock, a file or a socket, so every rule can be tested as arithmetic.
 
 pub mod account;
+pub mod allocation;
 pub mod attribution;
 pub mod backend;
+pub mod batch;
 pub mod calibrate;
 pub mod encoding;
 pub mod energy;

@@ -30,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::allocation::Allocation;
 use crate::attribution::{self, Claimant, Span};
 use crate::energy::Reading;
 use crate::posting::{Call, Finished, Posting, PostingKind, ReceiptLine, Slice, TransferKind};
@@ -147,6 +148,32 @@ impl Sealer {
     /// rest, as the module's documentation says. It is the epoch's last posting.
     pub fn seal_crash(&mut self, slices: &[Slice], crash: &Crash) -> Posting {
         self.close(slices, Some(crash))
+    }
+
+    /// Seals an allocation of idle energy: a posting of the same chain, between two windows. The next window
+    /// begins where the last one ended, as if there were none.
+    pub fn allocate(&mut self, allocation: &Allocation) -> Posting {
+        let mut posting = Posting {
+            node: self.node,
+            epoch: self.epoch,
+            seq: self.next_seq,
+            kind: PostingKind::Allocation,
+            from: whole_us(allocation.from),
+            to: whole_us(allocation.to),
+            fuel_schedule: FUEL_SCHEDULE,
+            roots: Vec::new(),
+            transfers: allocation.transfers(),
+            lines: Vec::new(),
+            input_digest: encoding::allocation_digest(allocation),
+            merkle_root: Digest::ZERO,
+            prev_hash: self.head,
+            hash: Digest::ZERO,
+        };
+        posting.merkle_root = posting.compute_merkle_root();
+        posting.hash = posting.compute_hash();
+        self.next_seq += 1;
+        self.head = posting.hash;
+        posting
     }
 
     /// The readings where the next window begins, one per root.

@@ -35,10 +35,10 @@ const MODEL: usize = 5;
 const FOREIGN: usize = 6;
 const TRAFFIC: usize = 7;
 const FUEL: usize = 8;
-const SYSTEM: usize = 9;
+// Then the host's own time, which nothing else refers to.
 const CLASSES: usize = 10;
 
-/// The features from [`MODEL`] to [`SYSTEM`].
+/// The features from [`MODEL`] to [`CLASSES`].
 const OWN: [Feature; 5] = [
     Feature::Model,
     Feature::Foreign,
