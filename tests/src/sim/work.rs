@@ -127,6 +127,7 @@ pub struct Workload {
     host_source: Source,
     postgres_source: Source,
     us_per_call: f64,
+    quiet_s: f64,
     random: Random,
     queue: VecDeque<Task>,
     gpu: VecDeque<(u64, f64, f64)>,
@@ -183,6 +184,7 @@ impl Workload {
             host_source,
             postgres_source,
             us_per_call: scenario.system.us_per_call,
+            quiet_s: scenario.quiet_seconds,
             random,
             queue: VecDeque::new(),
             gpu: VecDeque::new(),
@@ -193,6 +195,15 @@ impl Workload {
             machine_ns: 0.0,
             refused: 0,
         }
+    }
+
+    /// Calls that have not ended; the others wait for the next cut.
+    fn running(&self) -> usize {
+        let calls = self.calls.len();
+        if calls < MOST_CALLS {
+            return calls;
+        }
+        self.calls.values().filter(|call| !call.ended).count()
     }
 
     fn push(&mut self, who: Who, part: Part, mix: Mix, ms: f64) {
@@ -216,7 +227,10 @@ impl Workload {
     fn arrive(&mut self, now_s: f64) {
         for tenant in 0..self.tenants.len() {
             for _ in 0..self.sources[tenant].arrivals(now_s, &mut self.random) {
-                if self.calls.len() >= MOST_CALLS {
+                if now_s < self.quiet_s {
+                    continue;
+                }
+                if self.running() >= MOST_CALLS {
                     self.refused += 1;
                     continue;
                 }

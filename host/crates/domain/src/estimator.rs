@@ -116,6 +116,9 @@ struct Learnt {
     /// into energy.
     dynamic_uj: f64,
     cost_fj: f64,
+    /// Σ (energy − ratio × cost)² and Σ energy² over the same time: how far one slice is from the ratio.
+    off_squared: f64,
+    dynamic_squared: f64,
     /// Roots that have no filter yet cost by equal weights.
     fitted: bool,
 }
@@ -131,6 +134,8 @@ impl Learnt {
             filter: Filter::new(measured, floor_uw),
             dynamic_uj: 0.0,
             cost_fj: 0.0,
+            off_squared: 0.0,
+            dynamic_squared: 0.0,
             fitted: false,
         }
     }
@@ -193,6 +198,10 @@ impl Learnt {
         let keep = (-(span.length_ns as f64) / 1e9 / Self::MEMORY_S).exp();
         self.dynamic_uj = self.dynamic_uj * keep + span.dynamic_uj() as f64;
         self.cost_fj = self.cost_fj * keep + cost_fj as f64;
+        let dynamic_uj = span.dynamic_uj() as f64;
+        let off_uj = dynamic_uj - self.gain().unwrap_or_default() * cost_fj as f64;
+        self.off_squared = self.off_squared * keep + off_uj * off_uj;
+        self.dynamic_squared = self.dynamic_squared * keep + dynamic_uj * dynamic_uj;
     }
 
     /// Energy per cost, in µJ/fJ; none as long as nothing was used.
@@ -206,8 +215,9 @@ impl Learnt {
         let (class, features) = (Class::of(call), Features::of_usage(usage, &self.root));
         let weights = self.weights(std::iter::once(class.clone()), self.filter.busy());
         let energy_uj = weights.of_class(&class).cost_fj(&features) as f64 * gain;
+        let slices = self.off_squared / self.dynamic_squared.max(f64::MIN_POSITIVE);
         let relative = self.filter.relative_band(&class, &features);
-        Some((energy_uj, energy_uj * relative))
+        Some((energy_uj, energy_uj * relative.hypot(Z95 * slices.sqrt())))
     }
 }
 

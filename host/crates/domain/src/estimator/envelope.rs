@@ -4,34 +4,34 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-/// Slices that one entry covers.
-const SLICES: u32 = 30;
-/// Entries that are kept: with slices of a second, eight minutes in all. A machine warms up and cools down
-/// in some minutes, and a bound from another temperature would hold the floor down.
+/// Seconds that one entry covers.
+const SECONDS: f64 = 30.0;
+/// Entries that are kept: eight minutes in all. A machine warms up and cools down in some minutes, and a
+/// bound from another temperature would hold the floor down.
 const ENTRIES: usize = 16;
 
-/// The lowest power in each stretch of [`SLICES`] slices, the newest last.
+/// The lowest power in each stretch of [`SECONDS`], the newest last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Envelope {
     lowest_w: VecDeque<f64>,
-    /// Slices in the newest entry.
-    filled: u32,
+    /// Seconds in the newest entry.
+    filled_s: f64,
 }
 
 impl Envelope {
-    /// Notes the mean power of a slice, in watts.
-    pub(super) fn note(&mut self, power_w: f64) {
+    /// Notes the mean power of some seconds, in watts.
+    pub(super) fn note(&mut self, power_w: f64, seconds: f64) {
         match self.lowest_w.back_mut() {
-            Some(lowest_w) if self.filled < SLICES => *lowest_w = lowest_w.min(power_w),
+            Some(lowest_w) if self.filled_s < SECONDS => *lowest_w = lowest_w.min(power_w),
             _ => {
                 self.lowest_w.push_back(power_w);
-                self.filled = 0;
+                self.filled_s = 0.0;
                 if self.lowest_w.len() > ENTRIES {
                     self.lowest_w.pop_front();
                 }
             }
         }
-        self.filled += 1;
+        self.filled_s += seconds;
     }
 
     /// The lowest power of all that is kept, in watts; none before the first slice.
@@ -48,13 +48,13 @@ mod tests {
     fn the_lowest_is_kept_until_it_is_old() {
         let mut envelope = Envelope::default();
         assert_eq!(envelope.bound_w(), None);
-        envelope.note(10.0);
-        let all = SLICES * (ENTRIES as u32);
+        envelope.note(10.0, 0.5);
+        let all = (SECONDS * ENTRIES as f64 / 0.5) as usize;
         for _ in 1..all {
-            envelope.note(20.0);
+            envelope.note(20.0, 0.5);
         }
         assert_eq!(envelope.bound_w(), Some(10.0));
-        envelope.note(20.0);
+        envelope.note(20.0, 0.5);
         assert_eq!(envelope.bound_w(), Some(20.0));
         assert_eq!(envelope.lowest_w.len(), ENTRIES);
     }

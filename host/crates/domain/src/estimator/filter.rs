@@ -50,6 +50,8 @@ const OWN: [Feature; 5] = [
 /// How far the cost of a CPU may be from the common one before anything is seen, one standard deviation. An
 /// assumption, and a wide one: what slices show overrides it in minutes.
 const MIX: f64 = 0.3;
+/// How far the common cost of a CPU may be from the mean, which deviations are in.
+const COMMON_DOUBT: f64 = 0.15;
 /// The same for the two coefficients of the curve: turbo and SMT bend by some ten percent per doubling.
 const BENDS: [f64; 2] = [0.3, 0.1];
 /// Seconds in which the fit forgets most: a machine's curve and its releases stay, meters and mixes change.
@@ -243,14 +245,14 @@ impl Filter {
         let length_ns = span.length_ns.max(1);
         // µJ/ns is kW.
         let power_w = span.energy_uj as f64 / length_ns as f64 * 1e3;
-        self.envelope.note(power_w);
+        let seconds = length_ns as f64 / 1e9;
+        self.envelope.note(power_w, seconds);
         let by_class = class_features(slice, root);
         let mut all = Features::default();
         let others = self.others(slice, root);
         by_class.values().chain(&others).for_each(|more| all.absorb(more));
         let rates = per_second(&all, length_ns);
         let busy = busy_of(&rates);
-        let seconds = length_ns as f64 / 1e9;
         let part = (1.0 / self.slices as f64).max(seconds / (seconds + MEAN_S));
         self.busy += (busy - self.busy) * part;
         self.mean_power_w += (power_w - self.mean_power_w) * part;
@@ -334,6 +336,15 @@ impl Filter {
                 (free[at], fixed[at]) = (false, mean_w);
             }
         }
+        // What a CPU costs on the mean is known from the means: deviations are from that.
+        let mut mean = vec![0.0];
+        mean.extend(common_slope(self.busy));
+        mean.resize(self.state.len(), 0.0);
+        let weight = (COMMON_DOUBT * unit_w).powi(-2);
+        normal.add_outer(&mean, weight);
+        for (target, mean) in target.iter_mut().zip(&mean) {
+            *target += weight * mean * unit_w;
+        }
         let offset_w = self.floor_offset_w;
         let noise = 2.0 * IDLE_DOUBT * self.noise.sqrt();
         let most_w = self.envelope.bound_w().unwrap_or(f64::INFINITY) * (1.0 + noise) - offset_w;
@@ -386,13 +397,15 @@ impl Filter {
         [system, foreign]
     }
 
-    /// Follows the mean deviation of guests, by their CPU time: the host's own code is of that kind.
+    /// Follows the mean deviation of guests, fuel included, by their CPU time: the host's own code is of that
+    /// kind, but burns no fuel.
     fn deviate(&mut self, by_class: &BTreeMap<Class, Features>, length_ns: u64) {
         let (mut deviating_w, mut busy) = (0.0, 0.0);
         for (class, features) in by_class {
             let guest = features.get(Feature::Guest) as f64 / length_ns as f64;
             let place = self.places.iter().position(|place| place.class == *class);
             deviating_w += place.map_or(0.0, |place| self.at(CLASSES + place)) * guest;
+            deviating_w += self.at(FUEL) * features.get(Feature::Fuel) as f64 / length_ns as f64;
             busy += guest;
         }
         let [sum, weight] = &mut self.deviating;
