@@ -290,7 +290,10 @@ mod tests {
             let found = known.map(|(feature, value)| (fit.weights[feature as usize].unwrap(), value));
             for (found, value) in found.into_iter().chain([(fit.floor_uw, 40_000_000)]) {
                 let off = found.value.abs_diff(value);
-                assert!(off <= value / 1_000_000 * within_ppm + 2, "{found:?} {value}");
+                assert!(
+                    off * 1_000_000 <= value * within_ppm + 2_000_000,
+                    "{found:?} {value}"
+                );
                 assert!(off <= found.band + 2, "{found:?} {value}");
             }
             assert_eq!(fit.weights[Feature::Busy as usize], None);

@@ -348,6 +348,7 @@ impl Filter {
         let offset_w = self.floor_offset_w;
         let noise = 2.0 * IDLE_DOUBT * self.noise.sqrt();
         let most_w = self.envelope.bound_w().unwrap_or(f64::INFINITY) * (1.0 + noise) - offset_w;
+        let mut spread = None;
         // Each round fixes what leaves its bounds; four can.
         for _ in 0..5 {
             let Some(inverse) = normal.inverse(&free) else {
@@ -375,10 +376,12 @@ impl Filter {
                     .then(|| (at, value.clamp(least, most.max(least))))
             });
             let Some((at, value)) = out else {
-                (self.state, self.covariance) = (fitted, inverse);
+                // What stands at its bound is not known better than without it.
+                (self.state, self.covariance) = (fitted, spread.unwrap_or(inverse));
                 return;
             };
             (free[at], fixed[at]) = (false, value);
+            spread.get_or_insert(inverse);
         }
     }
 

@@ -3,7 +3,6 @@
 use super::*;
 use crate::account::Account;
 use crate::verify::PostingError;
-use crate::weights::{Class, ClassWeights, RootWeights, Weights};
 
 /// Two windows by hand, with a reboot in the second.
 fn two_windows() -> (Sealer, Posting, Posting) {
