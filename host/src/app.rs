@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use db::Db;
-use domain::attribution::Rate;
 use domain::energy::Reading;
-use domain::posting::{Posting, Slice};
+use domain::estimator::Estimator;
+use domain::posting::{Call, Posting, Slice};
+use domain::weights::RootWeights;
 use domain::{NodeId, Usage};
 use energy::{ActivityProbe, Found, Guarded};
 use inference::{Inference, WorkerOptions};
@@ -64,7 +65,7 @@ pub struct App {
     pub node: NodeId,
     /// What meters it.
     pub meters: Meters,
-    rate: Mutex<Rate>,
+    estimator: Mutex<Estimator>,
     rate_known: AtomicBool,
     ledger_refused: OnceLock<String>,
 }
@@ -177,7 +178,7 @@ impl App {
             metrics: Metrics::default(),
             guests: ground.guests,
             meters,
-            rate: Mutex::default(),
+            estimator: Mutex::default(),
             rate_known: AtomicBool::new(false),
             ledger_refused: OnceLock::new(),
             clock: ground.clock,
@@ -191,21 +192,25 @@ impl App {
         Ok((app, tasks))
     }
 
-    /// Learns from a slice what CPU time costs now.
+    fn estimator(&self) -> MutexGuard<'_, Estimator> {
+        self.estimator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns from a slice what use costs now.
     pub fn observe(&self, before: &[Reading], slice: &Slice) {
-        self.rate
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(before, slice);
+        self.estimator().observe(before, slice);
         self.rate_known.store(true, Relaxed);
     }
 
-    /// What `usage` will probably cost, in microjoules; none before the first slice.
-    pub fn provisional_uj(&self, usage: &Usage) -> Option<u64> {
-        self.rate
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .provisional_uj(usage)
+    /// By what a slice is shared, from what earlier ones have shown.
+    pub fn weights(&self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
+        self.estimator().weights(before, slice)
+    }
+
+    /// What `usage` of `call` will probably cost, in microjoules; none before the first slice.
+    pub fn provisional_uj(&self, call: &Call, usage: &Usage) -> Option<u64> {
+        let estimate = self.estimator().provisional(call, usage)?;
+        Some(estimate.energy_uj)
     }
 
     /// Why the host should get no calls, as a stable code and in words: it is going down, cannot keep books,

@@ -9,6 +9,7 @@
 )]
 
 mod api;
+mod attribution;
 mod audit;
 mod audit_trail;
 mod backends;

@@ -87,13 +87,14 @@ impl Seal {
         if !self.slices.is_empty() && self.sealer.boots_anew(&self.slices, &readings) {
             self.seal(app, postings).await;
         }
-        let slice = Slice {
+        let mut slice = Slice {
             index: self.next_index,
             at: app.clock.now(),
             readings,
             activity: activity.since(&self.activity),
             claims: app.live.cut(),
             faults,
+            weights: Vec::new(),
         };
         self.activity = activity;
         self.next_index += 1;
@@ -101,6 +102,8 @@ impl Seal {
             .slices
             .last()
             .map_or(self.sealer.baseline(), |slice| &slice.readings);
+        // From earlier slices only: what it is shared by must not depend on what it shares.
+        slice.weights = app.weights(before, &slice);
         app.observe(before, &slice);
         if !keep(app, &Record::Slice(slice.clone())).await {
             return false;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::account::Account;
 use crate::energy::{Activity, FaultKind, MeterFault, Reading, Root};
+use crate::weights::RootWeights;
 use crate::{Digest, Epoch, InvocationId, Name, NodeId, Outcome, TenantId, Usage};
 
 /// What an invocation was for.
@@ -86,6 +87,16 @@ pub struct Slice {
     /// What was wrong with which root. A span that such a root closes here is nobody's in particular, and
     /// without a reading here, the one that it closes next.
     pub faults: Vec<MeterFault>,
+    /// By what it is shared: fitted to earlier slices, at most one entry per root. A root without one is
+    /// shared by equal weights over the floor of its reading.
+    pub weights: Vec<RootWeights>,
+}
+
+impl Slice {
+    /// The weights that the slice carries for `root`.
+    pub fn weights_of(&self, root: &Root) -> Option<&RootWeights> {
+        self.weights.iter().find(|weights| weights.root == root.name)
+    }
 }
 
 /// The kind of a posting.

@@ -32,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::allocation::Allocation;
 use crate::attribution::{self, Claimant, Span};
 use crate::energy::Reading;
 use crate::posting::{Call, Finished, Posting, PostingKind, ReceiptLine, Slice, TransferKind};
@@ -151,6 +152,32 @@ impl Sealer {
         self.close(slices, Some(crash))
     }
 
+    /// Seals an allocation of idle energy: a posting of the same chain, between two windows. The next window
+    /// begins where the last one ended, as if there were none.
+    pub fn allocate(&mut self, allocation: &Allocation) -> Posting {
+        let mut posting = Posting {
+            node: self.node,
+            epoch: self.epoch,
+            seq: self.next_seq,
+            kind: PostingKind::Allocation,
+            from: whole_us(allocation.from),
+            to: whole_us(allocation.to),
+            fuel_schedule: FUEL_SCHEDULE,
+            roots: Vec::new(),
+            transfers: allocation.transfers(),
+            lines: Vec::new(),
+            input_digest: encoding::allocation_digest(allocation),
+            merkle_root: Digest::ZERO,
+            prev_hash: self.head,
+            hash: Digest::ZERO,
+        };
+        posting.merkle_root = posting.compute_merkle_root();
+        posting.hash = posting.compute_hash();
+        self.next_seq += 1;
+        self.head = posting.hash;
+        posting
+    }
+
     /// The readings where the next window begins, one per root.
     pub fn baseline(&self) -> &[Reading] {
         &self.last
@@ -233,7 +260,6 @@ impl Sealer {
         for claim in &slice.claims {
             draft.claim(&claim.call, &claim.usage, claim.outcome);
         }
-        let weights = attribution::weights(slice);
         let mut covered = false;
         for reading in &slice.readings {
             let root = &reading.root.name;
@@ -246,7 +272,8 @@ impl Sealer {
                 continue;
             }
             covered = true;
-            let shares = attribution::split(&span, &weights);
+            let span = span.over_fitted_floor(slice, &reading.root);
+            let shares = attribution::split(&span, &attribution::costs(slice, &reading.root));
             draft.charge(root, TransferKind::Idle, shares.idle_uj);
             draft.charge(root, TransferKind::Unattributed, shares.unattributed_uj);
             for (claimant, uj) in shares.used_uj {

@@ -105,6 +105,7 @@ pub(crate) fn slice(index: u64, second: i64, counter_uj: u64, claims: Vec<Claim>
         activity,
         claims,
         faults: vec![],
+        weights: vec![],
     }
 }
 
