@@ -2,15 +2,16 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use db::Db;
-use domain::attribution::Rate;
 use domain::energy::Reading;
-use domain::posting::{Posting, Slice};
+use domain::estimator::Estimator;
+use domain::posting::{Call, Posting, Slice};
+use domain::weights::RootWeights;
 use domain::{NodeId, Usage};
-use energy::{ActivityProbe, Meter};
+use energy::{ActivityProbe, Found, Guarded};
 use inference::{Inference, WorkerOptions};
 use journal::Journal;
 use runtime::{CompilerCommand, Runtime};
@@ -24,6 +25,7 @@ use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
 use crate::flow::collect;
 use crate::flow::live::Live;
+use crate::flow::meters::Meters;
 use crate::flow::recover::{RecoverError, Restart, recover};
 use crate::flow::releases::Releases;
 use crate::flow::seal::{Seal, post};
@@ -61,8 +63,9 @@ pub struct App {
     pub guests: tokio::runtime::Handle,
     /// This node.
     pub node: NodeId,
-    meter: String,
-    rate: Mutex<Rate>,
+    /// What meters it.
+    pub meters: Meters,
+    estimator: Mutex<Estimator>,
     rate_known: AtomicBool,
     ledger_refused: OnceLock<String>,
 }
@@ -71,8 +74,8 @@ pub struct App {
 pub struct Ground {
     /// Time and ids.
     pub clock: Arc<dyn Clock>,
-    /// The energy meter.
-    pub meter: Box<dyn Meter>,
+    /// The energy meters, and what might have been one.
+    pub meters: Found,
     /// Who used the CPU.
     pub probe: ActivityProbe,
     /// Postgres, migrated.
@@ -135,15 +138,19 @@ impl App {
         let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;
         let node = node_id(&ground, &config).await?;
 
-        ground.meter.resume(&recovered.last_readings);
-        let readings = ground.meter.read()?;
         let activity = ground.probe.read()?;
+        let Found { meters, candidates } = ground.meters;
+        let patience = config.slice() / 2;
+        let (guarded, first) =
+            Guarded::start(meters, &recovered.last_readings, activity.machine_ns, patience)?;
+        let meters = Meters::new(candidates, &guarded.describe());
+        meters.note(&first);
         let restart = Restart {
             node,
             epoch: ground.clock.epoch(),
             at: ground.clock.now(),
             boot_id: energy::boot_id()?,
-            readings,
+            readings: first.readings,
         };
         let start = recover(&journal, recovered, restart, &ground.db).await?;
 
@@ -170,8 +177,8 @@ impl App {
             releases: Releases::new(config.loaded_max_mib << 20),
             metrics: Metrics::default(),
             guests: ground.guests,
-            meter: ground.meter.describe(),
-            rate: Mutex::default(),
+            meters,
+            estimator: Mutex::default(),
             rate_known: AtomicBool::new(false),
             ledger_refused: OnceLock::new(),
             clock: ground.clock,
@@ -180,31 +187,30 @@ impl App {
             journal,
             node,
         });
-        let seal = Seal::new(ground.meter, ground.probe, activity, start.sealer);
+        let seal = Seal::new(guarded, ground.probe, activity, start.sealer);
         let tasks = Tasks::spawn(&app, seal, start.undrained);
         Ok((app, tasks))
     }
 
-    /// The meter in words.
-    pub fn meter(&self) -> &str {
-        &self.meter
+    fn estimator(&self) -> MutexGuard<'_, Estimator> {
+        self.estimator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns from a slice what CPU time costs now.
+    /// Learns from a slice what use costs now.
     pub fn observe(&self, before: &[Reading], slice: &Slice) {
-        self.rate
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .observe(before, slice);
+        self.estimator().observe(before, slice);
         self.rate_known.store(true, Relaxed);
     }
 
-    /// What `usage` will probably cost, in microjoules; none before the first slice.
-    pub fn provisional_uj(&self, usage: &Usage) -> Option<u64> {
-        self.rate
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .provisional_uj(usage)
+    /// By what a slice is shared, from what earlier ones have shown.
+    pub fn weights(&self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
+        self.estimator().weights(before, slice)
+    }
+
+    /// What `usage` of `call` will probably cost, in microjoules; none before the first slice.
+    pub fn provisional_uj(&self, call: &Call, usage: &Usage) -> Option<u64> {
+        let estimate = self.estimator().provisional(call, usage)?;
+        Some(estimate.energy_uj)
     }
 
     /// Why the host should get no calls, as a stable code and in words: it is going down, cannot keep books,

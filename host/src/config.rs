@@ -1,6 +1,7 @@
 //! What the host is told at its start: flags, with the environment and then a file behind them.
 
 mod file;
+mod meter_files;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,6 +14,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use domain::Name;
 
 pub use self::file::{ConfigFile, ConfigPath, Setting, settings};
+pub use self::meter_files::MeterFiles;
 use crate::http::{Connections, Reloader, Tls, TlsError};
 
 /// Flags of `wattle serve`. Each is a key of the configuration file too, with `_` for `-`.
@@ -61,6 +63,13 @@ pub struct ServeArgs {
     /// Slices in a window.
     #[arg(long, env = "WATTLE_WINDOW_SLICES", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub window_slices: u64,
+    /// Where the kernel shows meters: RAPL and hwmon are looked for in `class` below it.
+    #[arg(long, env = "WATTLE_METER_SYS", value_name = "PATH", default_value = "/sys")]
+    pub meter_sys: PathBuf,
+    /// Meters that the site keeps in files, such as a plug's watts or a counter of microjoules:
+    /// `plug=/run/plug/watts?unit=w&covers=machine&max_w=500`; several stand behind each other with `;` between.
+    #[arg(long, env = "WATTLE_METER_FILES", value_name = "METERS")]
+    pub meter_files: Option<MeterFiles>,
     /// The name of the modelled meter's root; two hosts on a machine cannot both bill one root.
     #[arg(long, env = "WATTLE_METER_ROOT", default_value = "modelled")]
     pub meter_root: Name,

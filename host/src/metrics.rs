@@ -1,12 +1,18 @@
 //! Counters for operators, in Prometheus' text form.
 
+mod energy;
+
 use std::fmt::Write as _;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use domain::Outcome;
-use domain::posting::Finished;
+use domain::posting::{Finished, Posting};
 use tracing_appender::non_blocking::ErrorCounter;
+
+pub use self::energy::LastWindow;
+use self::energy::{Energy, joules};
+use crate::app::App;
 
 /// Counters since the start.
 #[derive(Default)]
@@ -17,6 +23,7 @@ pub struct Metrics {
     model_ns: AtomicU64,
     postings_waiting: AtomicU64,
     dropped_lines: OnceLock<ErrorCounter>,
+    energy: Mutex<Energy>,
 }
 
 impl Metrics {
@@ -26,6 +33,20 @@ impl Metrics {
         self.fuel.fetch_add(finished.usage.fuel, Relaxed);
         self.guest_ns.fetch_add(finished.usage.cpu_ns, Relaxed);
         self.model_ns.fetch_add(finished.usage.model_ns(), Relaxed);
+    }
+
+    /// Counts the energy of a sealed posting.
+    pub fn sealed(&self, posting: &Posting) {
+        self.energy().sealed(posting);
+    }
+
+    /// Where the last window's energy went.
+    pub fn last_window(&self) -> LastWindow {
+        self.energy().last().clone()
+    }
+
+    fn energy(&self) -> MutexGuard<'_, Energy> {
+        self.energy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes how many sealed windows Postgres has not taken yet.
@@ -40,7 +61,7 @@ impl Metrics {
     }
 
     /// The page that Prometheus scrapes.
-    pub fn render(&self, running: usize, waiting: u64, journal_bytes: u64, ledger_refuses: bool) -> String {
+    pub fn render(&self, app: &App) -> String {
         let mut page = String::new();
         let seconds = |ns: &AtomicU64| ns.load(Relaxed) as f64 / 1e9;
         let mut one = |name: &str, kind: &str, value: String| {
@@ -62,8 +83,16 @@ impl Metrics {
             "counter",
             seconds(&self.model_ns).to_string(),
         );
-        one("wattle_invocations_running", "gauge", running.to_string());
-        one("wattle_invocations_waiting", "gauge", waiting.to_string());
+        one(
+            "wattle_invocations_running",
+            "gauge",
+            app.live.running().to_string(),
+        );
+        one(
+            "wattle_invocations_waiting",
+            "gauge",
+            app.admission.waiting().to_string(),
+        );
         one(
             "wattle_postings_waiting",
             "gauge",
@@ -73,9 +102,9 @@ impl Metrics {
         one(
             "wattle_ledger_refuses",
             "gauge",
-            u8::from(ledger_refuses).to_string(),
+            u8::from(app.ledger_fault().is_some()).to_string(),
         );
-        one("wattle_journal_bytes", "gauge", journal_bytes.to_string());
+        one("wattle_journal_bytes", "gauge", app.journal.bytes().to_string());
         one(
             "wattle_log_dropped_lines_total",
             "counter",
@@ -92,6 +121,32 @@ impl Metrics {
                 count.load(Relaxed)
             );
         }
+        let _ = self.energy().render(&mut page);
+        roots(app, &mut page);
         page
+    }
+}
+
+/// The power of each root and whether its meter is well.
+fn roots(app: &App, page: &mut String) {
+    let roots = app.meters.roots();
+    page.push_str("# TYPE wattle_node_power_watts gauge\n");
+    for (root, power_uw) in roots
+        .iter()
+        .filter_map(|(root, seen)| Some((root, seen.power_uw?)))
+    {
+        let _ = writeln!(
+            page,
+            "wattle_node_power_watts{{root=\"{root}\"}} {}",
+            joules(power_uw)
+        );
+    }
+    page.push_str("# TYPE wattle_meter_fault gauge\n");
+    for (root, seen) in &roots {
+        let _ = writeln!(
+            page,
+            "wattle_meter_fault{{root=\"{root}\"}} {}",
+            u8::from(seen.fault.is_some())
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use db::Db;
-use energy::{ActivityProbe, ModelledMeter, PowerModel, RootLock};
+use energy::{ActivityProbe, Found, MeterError, ModelledMeter, PowerModel, RootLock, Site};
 use inference::WorkerOptions;
 use postgres::Cluster;
 use runtime::CompilerCommand;
@@ -35,7 +35,8 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
     let data = config.data.clone();
     data_dir(&data).with_context(|| format!("the data directory {}", data.display()))?;
     let _directory = lock(&data)?;
-    let _root = RootLock::acquire(&lock_dir(), config.meter_root.as_str())?;
+    let found = meters(&config)?;
+    let _roots = lock_roots(&found)?;
     let database = Database::start(&config, &data)?;
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let guests = tokio::runtime::Builder::new_multi_thread()
@@ -54,6 +55,7 @@ pub fn serve(config: ServeArgs) -> anyhow::Result<()> {
         config,
         tls,
         &database,
+        found,
         guests.handle().clone(),
         dropped_lines,
     ));
@@ -101,6 +103,7 @@ async fn run(
     config: ServeArgs,
     tls: Option<(Tls, Reloader)>,
     database: &Database,
+    meters: Found,
     guests: tokio::runtime::Handle,
     dropped_lines: ErrorCounter,
 ) -> anyhow::Result<()> {
@@ -108,7 +111,7 @@ async fn run(
     graph_worker.onnxruntime = onnxruntime::find(config.onnxruntime.as_deref(), &graph_worker).await?;
     let ground = Ground {
         clock: Arc::new(SystemClock),
-        meter: Box::new(meter(&config)?),
+        meters,
         probe: database.probe(),
         db: Db::open(&database.owner_url, &database.run_url, &db::Options::default())
             .await
@@ -124,10 +127,19 @@ async fn run(
     let admin_listener = bind(config.admin_listen).await?;
     let (app, tasks) = App::start(config, ground).await?;
     app.metrics.count_dropped_lines(dropped_lines);
+    for energy::Candidate {
+        source,
+        subject,
+        verdict,
+        reason,
+    } in app.meters.candidates()
+    {
+        tracing::info!(source, subject, verdict = verdict.as_str(), "meter: {reason}");
+    }
     for backend in app.inference.caps() {
         tracing::info!(backend = backend.info.label(), "graphs can run on this backend");
     }
-    tracing::info!(address = %listener.local_addr()?, meter = app.meter(), node = %app.node, "serving");
+    tracing::info!(address = %listener.local_addr()?, meters = app.meters.description(), node = %app.node, "serving");
 
     let stop = CancellationToken::new();
     let (router, ops) = (http::router(app.clone()), http::ops_router(app.clone()));
@@ -261,15 +273,35 @@ fn lock_dir() -> PathBuf {
 /// Where the kernel says who uses the CPUs.
 const PROC: &str = "/proc";
 
-/// The meter that a host with these flags uses.
-pub(crate) fn meter(config: &ServeArgs) -> Result<ModelledMeter, energy::MeterError> {
+/// How long counters are watched that may be two faces of one: some of these.
+const MIRROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// The meters that a host with these flags uses, and what is said of every other.
+pub(crate) fn meters(config: &ServeArgs) -> Result<Found, MeterError> {
+    let class = config.meter_sys.join("class");
+    let files = config.meter_files.clone().map_or_else(Vec::new, |files| files.0);
+    let site = Site {
+        powercap: class.join("powercap"),
+        hwmon: class.join("hwmon"),
+        files,
+        ..Site::new(config.meter_root.as_str(), power_model(config)?)
+    };
+    energy::discover(&site, &mut || std::thread::sleep(MIRROR_PAUSE))
+}
+
+/// No other host of this machine bills what this one does.
+fn lock_roots(found: &Found) -> Result<Vec<RootLock>, MeterError> {
+    let roots = found.roots().into_iter();
+    roots.map(|root| RootLock::acquire(&lock_dir(), &root)).collect()
+}
+
+fn power_model(config: &ServeArgs) -> Result<PowerModel, MeterError> {
     // `ServeArgs::check` has bounded them.
     let microwatts = |watts: f64| (watts * 1e6).round() as u64;
-    let model = match (config.meter_idle_w, config.meter_max_w) {
-        (Some(idle), Some(max)) => PowerModel::from_ends(microwatts(idle), microwatts(max))?,
-        _ => PowerModel::from_threads(ModelledMeter::threads(Path::new(PROC))?)?,
-    };
-    ModelledMeter::new(config.meter_root.as_str(), model, PROC)
+    match (config.meter_idle_w, config.meter_max_w) {
+        (Some(idle), Some(max)) => PowerModel::from_ends(microwatts(idle), microwatts(max)),
+        _ => PowerModel::from_threads(ModelledMeter::threads(Path::new(PROC))?),
+    }
 }
 
 /// How often the host looks whether its own Postgres still runs.

@@ -9,6 +9,7 @@
 )]
 
 mod api;
+mod attribution;
 mod audit;
 mod audit_trail;
 mod backends;
@@ -29,6 +30,7 @@ mod keys;
 mod lifecycle;
 mod lists;
 mod logs;
+mod meters;
 mod new;
 mod ocr;
 mod openapi;

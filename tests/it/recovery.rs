@@ -69,7 +69,7 @@ impl Node {
         let started = threads.block_on(async {
             let ground = Ground {
                 clock: Arc::new(SystemClock),
-                meter: Box::new(self.meter.meter()),
+                meters: host::only(self.meter.meter()),
                 probe: ActivityProbe::new(move || postmaster.postmaster_pid()),
                 db: db::Db::open(
                     &url(postgres::OWNER_ROLE),

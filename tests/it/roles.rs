@@ -58,6 +58,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/audit", TRAIL),
     ("GET", "/api/v1/ledger/balances", AUDIT),
     ("GET", "/api/v1/ledger/check", AUDIT),
+    ("GET", "/api/v1/ledger/meters", AUDIT),
     ("GET", "/api/v1/ledger/windows", AUDIT),
     ("GET", "/v2", ANYONE),
     ("GET", "/v2/health/live", ANYONE),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use domain::Limits;
-use energy::{ActivityProbe, ScriptHandle, ScriptedMeter};
+use energy::{ActivityProbe, Chosen, Found, ScriptHandle, ScriptedMeter};
 use inference::WorkerOptions;
 use runtime::{CompilerCommand, Failure, Response};
 use serde_json::{Value, json};
@@ -77,6 +77,14 @@ pub fn flags(data: &Path, more: &[&str]) -> anyhow::Result<ServeArgs> {
     Ok(Flags::try_parse_from(all)?.serve)
 }
 
+/// A machine with this meter and no other.
+pub fn only(meter: ScriptedMeter) -> Found {
+    Found {
+        meters: vec![Chosen::root(meter)],
+        candidates: Vec::new(),
+    }
+}
+
 impl TestHost {
     /// A host with the defaults.
     pub async fn start() -> anyhow::Result<Self> {
@@ -114,7 +122,7 @@ impl TestHost {
         let postmaster = cluster.clone();
         let ground = Ground {
             clock: Arc::new(SystemClock),
-            meter: Box::new(meter),
+            meters: only(meter),
             probe: ActivityProbe::new(move || postmaster.postmaster_pid()),
             db: db::Db::open(&owner_url, &run_url, &db::Options::default()).await?,
             guests: tokio::runtime::Handle::current(),

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod guests;
 pub mod host;
 pub mod process;
+pub mod sim;
 pub mod times;
 
 pub use client::Client;

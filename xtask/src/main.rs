@@ -45,7 +45,7 @@ enum Chore {
     Schemathesis,
     /// Run a benchmark of tests/bench and print its figures
     Bench {
-        /// Such as overhead, serve, start, neighbour or soak
+        /// Such as overhead, serve, start, neighbour, soak or attribution
         name: String,
         /// What the bench itself takes, such as `--seconds 60` of soak
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use clap::Args;
-use energy::Meter as _;
+use energy::{Candidate, Verdict};
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -87,7 +87,7 @@ pub async fn run(args: DoctorArgs, client: &Client, json: bool) -> anyhow::Resul
     } else {
         finding(Mark::Note, "host", format!("none answers at {}", client.url()))
     });
-    findings.push(meter(&args.serve).await);
+    findings.extend(meters(&args.serve).await);
     findings.push(onnxruntime(&args.serve).await);
     findings.push(guests());
     let bad = findings
@@ -213,22 +213,17 @@ fn addresses(serve: &ServeArgs, up: bool) -> Vec<Finding> {
         .collect()
 }
 
-/// Which meter is in use, and how sure it is: the operators' listener says it without a key.
-async fn meter(serve: &ServeArgs) -> Finding {
-    let rapl = Path::new("/sys/class/powercap/intel-rapl:0/energy_uj").exists();
-    let counter = if rapl {
-        "the CPU has a counter (RAPL)"
-    } else {
-        "no energy counter of the CPU is visible"
-    };
+/// Which meters are in use, and how sure they are: the operators' listener says it without a key.
+async fn meters(serve: &ServeArgs) -> Vec<Finding> {
     let ready = match operators(serve) {
         Ok(operators) => operators.get("/readyz").await.unwrap_or_default(),
         Err(_) => Value::Null,
     };
-    match ready["meter"].as_str() {
-        Some(meter) => finding(Mark::Good, "meter", format!("{meter}; {counter}")),
-        None => would_be_meter(serve, counter),
+    let mut findings = would_be_meters(serve);
+    if let Some(meter) = ready["meter"].as_str() {
+        findings.insert(0, finding(Mark::Good, "meter", format!("the host reads {meter}")));
     }
+    findings
 }
 
 /// The operators' listener of a host with these flags.
@@ -238,15 +233,34 @@ fn operators(serve: &ServeArgs) -> anyhow::Result<Client> {
     Client::new(&format!("{scheme}://{}", serve.admin_listen), None)
 }
 
-/// What a host with these flags would use.
-fn would_be_meter(serve: &ServeArgs, counter: &str) -> Finding {
+/// What a host with these flags would read, and why it would leave the rest.
+fn would_be_meters(serve: &ServeArgs) -> Vec<Finding> {
+    const SUBJECT: &str = "meter";
     if let Err(error) = serve.check() {
-        return finding(Mark::Note, "meter", format!("{counter}; {error}"));
+        return vec![finding(Mark::Note, SUBJECT, error.to_string())];
     }
-    match crate::serve::meter(serve) {
-        Ok(meter) => finding(Mark::Good, "meter", format!("{}; {counter}", meter.describe())),
-        Err(error) => finding(Mark::Bad, "meter", error.to_string()),
-    }
+    let found = match crate::serve::meters(serve) {
+        Ok(found) => found,
+        Err(error) => return vec![finding(Mark::Bad, SUBJECT, error.to_string())],
+    };
+    let candidates = found.candidates.into_iter().map(|candidate| {
+        let mark = match candidate.verdict {
+            Verdict::Root | Verdict::Calibrates => Mark::Good,
+            Verdict::Left | Verdict::Unusable => Mark::Note,
+        };
+        let Candidate {
+            source,
+            subject,
+            verdict,
+            reason,
+        } = candidate;
+        finding(
+            mark,
+            SUBJECT,
+            format!("{source} {subject}: {}: {reason}", verdict.as_str()),
+        )
+    });
+    candidates.collect()
 }
 
 /// What graphs would run on besides rten.
@@ -322,9 +336,15 @@ mod tests {
         };
         assert_eq!(database(&embedded).mark, Mark::Bad);
         let watts = serve(&["--meter-idle-w", "40", "--meter-max-w", "120"]);
-        let found = would_be_meter(&watts, "no counter");
-        assert_eq!(found.mark, Mark::Good, "{}", found.words);
-        assert!(found.words.contains("modelled"), "{}", found.words);
+        let found = would_be_meters(&watts);
+        let used = found.iter().find(|finding| finding.mark == Mark::Good);
+        assert!(used.is_some(), "a host always has a meter");
+        let nowhere = serve(&["--meter-sys", &inside]);
+        let found = would_be_meters(&nowhere);
+        let words = &found.last().unwrap().words;
+        assert!(words.contains("modelled") && words.contains("root"), "{words}");
+        let unnamed = serve(&["--meter-files", "UPPER=/p?unit=w&max_w=1"]);
+        assert_eq!(would_be_meters(&unnamed)[0].mark, Mark::Bad);
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let args = serve(&["--listen", &address, "--admin-listen", "127.0.0.1:0"]);

@@ -21,6 +21,7 @@ mod input;
 mod invoke;
 mod key;
 mod ledger;
+mod meter;
 mod new;
 mod output;
 mod receipt;
@@ -117,6 +118,9 @@ pub enum Command {
     /// The books: joules and fuel by account, and whether they balance.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// The meters of the host: which there are, and what they say now.
+    #[command(subcommand)]
+    Meter(meter::MeterCommand),
     /// Call a deployment over and over and report its speed, latencies and joules per call.
     Bench(bench::BenchArgs),
     /// Write a shell's completions for this command line.
@@ -208,6 +212,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => return demo::run(args, common.json).await,
         Command::Doctor(args) => return doctor::run(args, &client, common.json).await,
         Command::Ledger(command) => return ledger::run(command, &client, common.json).await,
+        Command::Meter(command) => return meter::run(command, &client, common.json).await,
         Command::Tenant(command) => tenant::run(command, &client, common.json).await?,
         Command::Key(command) => key::run(command, &client, common.json).await?,
         Command::Component(command) => component::run(command, &client, common.json).await?,

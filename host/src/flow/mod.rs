@@ -10,6 +10,7 @@ pub mod invoke;
 pub mod live;
 mod loaded;
 pub mod metered;
+pub mod meters;
 pub mod publish;
 pub mod quota;
 pub mod recover;

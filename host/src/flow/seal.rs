@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::energy::Activity;
 use domain::posting::{Posting, Slice};
 use domain::window::Sealer;
-use energy::{ActivityProbe, Meter};
+use energy::{ActivityProbe, Guarded, Metered};
 use journal::{JournalError, Record};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -21,9 +21,10 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Partitions are made this far ahead of the windows that go into them.
 const PARTITIONS_AHEAD: time::Duration = time::Duration::days(45);
 
-/// What cuts and seals: the meter, the last activity and the open window.
+/// What cuts and seals: the meters, the last activity and the open window.
 pub struct Seal {
-    meter: Box<dyn Meter>,
+    /// Away while they are read.
+    meters: Option<Guarded>,
     probe: ActivityProbe,
     activity: Activity,
     sealer: Sealer,
@@ -33,9 +34,9 @@ pub struct Seal {
 
 impl Seal {
     /// A sealing that begins at the baseline of `sealer`, with the machine's `activity` at that instant.
-    pub fn new(meter: Box<dyn Meter>, probe: ActivityProbe, activity: Activity, sealer: Sealer) -> Self {
+    pub fn new(meters: Guarded, probe: ActivityProbe, activity: Activity, sealer: Sealer) -> Self {
         Self {
-            meter,
+            meters: Some(meters),
             probe,
             activity,
             sealer,
@@ -70,26 +71,30 @@ impl Seal {
         }
     }
 
-    /// Reads the meter and takes what every call used since the last cut. A meter that does not answer
-    /// leaves the slice open: the next reading covers both.
+    /// Reads the meters and takes what every call used since the last cut. A meter that does not answer is
+    /// missing in the slice; where nobody knows who used the CPU, the slice stays open and the next cut covers
+    /// both.
     async fn cut(&mut self, app: &App, postings: &mpsc::UnboundedSender<Posting>) -> bool {
-        let (readings, activity) = match (self.meter.read(), self.probe.read()) {
-            (Ok(readings), Ok(activity)) => (readings, activity),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "no reading: the next one covers this slice too");
+        let activity = match self.probe.read() {
+            Ok(activity) => activity,
+            Err(error) => {
+                tracing::warn!(%error, "it is not known who used the CPU: the next slice covers this one too");
                 return false;
             }
         };
+        let Metered { readings, faults, .. } = self.meter(app, activity.machine_ns).await;
         // A posting has one row per root, and a row counts within one boot.
         if !self.slices.is_empty() && self.sealer.boots_anew(&self.slices, &readings) {
             self.seal(app, postings).await;
         }
-        let slice = Slice {
+        let mut slice = Slice {
             index: self.next_index,
             at: app.clock.now(),
             readings,
             activity: activity.since(&self.activity),
             claims: app.live.cut(),
+            faults,
+            weights: Vec::new(),
         };
         self.activity = activity;
         self.next_index += 1;
@@ -97,6 +102,8 @@ impl Seal {
             .slices
             .last()
             .map_or(self.sealer.baseline(), |slice| &slice.readings);
+        // From earlier slices only: what it is shared by must not depend on what it shares.
+        slice.weights = app.weights(before, &slice);
         app.observe(before, &slice);
         if !keep(app, &Record::Slice(slice.clone())).await {
             return false;
@@ -105,12 +112,35 @@ impl Seal {
         true
     }
 
+    /// Reads the meters where they may take their time.
+    async fn meter(&mut self, app: &App, machine_ns: u64) -> Metered {
+        let Some(mut meters) = self.meters.take() else {
+            return Metered::default();
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let metered = meters.read(machine_ns);
+            (meters, metered)
+        });
+        match read.await {
+            Ok((meters, metered)) => {
+                app.meters.note(&metered);
+                self.meters = Some(meters);
+                metered
+            }
+            Err(error) => {
+                tracing::error!(%error, "the meters are lost: no more energy is charged until the host starts again");
+                Metered::default()
+            }
+        }
+    }
+
     async fn seal(&mut self, app: &App, postings: &mpsc::UnboundedSender<Posting>) {
         let posting = self.sealer.seal(&self.slices);
         self.slices.clear();
         if !keep(app, &Record::Sealed(Box::new(posting.clone()))).await {
             return;
         }
+        app.metrics.sealed(&posting);
         fault::point("after-seal");
         // The poster lives until this sender is dropped.
         let _ = postings.send(posting);

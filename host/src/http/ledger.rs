@@ -192,7 +192,7 @@ async fn check_ledger(State(app): Shared, principal: Principal) -> Result<Json<C
         energy_uj: totals.energy_uj,
         unattributed_uj: totals.unattributed_uj,
         fuel: totals.fuel,
-        meter: app.meter().to_owned(),
+        meter: app.meters.description().to_owned(),
         refused: app.ledger_fault().map(str::to_owned),
         roots: gaps.into_iter().map(Root::from).collect(),
         tenants: tenants.into_iter().map(TenantSums::from).collect(),

@@ -13,6 +13,7 @@ mod json;
 mod keys;
 mod ledger;
 mod listen;
+mod meters;
 mod openapi;
 mod ops;
 mod page;

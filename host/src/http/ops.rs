@@ -35,17 +35,12 @@ async fn readyz(State(app): Shared) -> impl IntoResponse {
             "code": code,
             "reason": reason,
             "draining": app.draining(),
-            "meter": app.meter(),
+            "meter": app.meters.description(),
         })),
     )
 }
 
 async fn metrics(State(app): Shared) -> impl IntoResponse {
-    let page = app.metrics.render(
-        app.live.running(),
-        app.admission.waiting(),
-        app.journal.bytes(),
-        app.ledger_fault().is_some(),
-    );
+    let page = app.metrics.render(&app);
     ([("content-type", "text/plain; version=0.0.4")], page)
 }

@@ -101,6 +101,9 @@ words! {
     Unit: ["uj", "fuel"];
     /// How readings came about: from a hardware counter, from a power model, or guessed.
     Provenance: ["measured", "modelled", "estimated"];
+    /// What is wrong with a meter: it does not answer, cannot be read, says no number, fell, jumped, found its
+    /// place again, was not read for too long, or stands still while the machine works.
+    FaultKind: domain::energy::FaultKind::ALL.iter().map(|kind| kind.as_str());
 }
 
 /// Each of [`domain::Limits`], in words.
@@ -391,5 +394,6 @@ mod tests {
         all::<domain::posting::PostingKind>(words::<super::PostingKind>());
         all::<domain::posting::Unit>(words::<super::Unit>());
         all::<domain::energy::Provenance>(words::<super::Provenance>());
+        all::<domain::energy::FaultKind>(words::<super::FaultKind>());
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct RootColumns {
     pub boot_id: Vec<Uuid>,
     pub start_uj: Vec<i64>,
     pub end_uj: Vec<i64>,
+    /// The kinds of each, with commas between.
+    pub faults: Vec<String>,
 }
 
 impl RootColumns {
@@ -39,6 +41,8 @@ impl RootColumns {
             columns
                 .end_uj
                 .push(store("posting_root.end_uj", counters.end_uj)?);
+            let faults: Vec<_> = counters.faults.iter().map(|kind| kind.as_str()).collect();
+            columns.faults.push(faults.join(","));
         }
         Ok(columns)
     }

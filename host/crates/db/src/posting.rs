@@ -118,10 +118,13 @@ impl WriterTx {
         let columns = RootColumns::of(&posting.roots)?;
         let done = sqlx::query!(
             "insert into posting_root (node, epoch, seq, ordinal, root, kind, provenance, uncertainty_ppm,
-                 model_version, boot_id, start_uj, end_uj)
-             select $1::uuid, $2::uuid, $3::bigint, t.*
+                 model_version, boot_id, start_uj, end_uj, faults)
+             select $1::uuid, $2::uuid, $3::bigint, t.ordinal, t.root, t.kind, t.provenance, t.uncertainty_ppm,
+                 t.model_version, t.boot_id, t.start_uj, t.end_uj, string_to_array(t.faults, ',')
              from unnest($4::integer[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bigint[],
-                 $10::uuid[], $11::bigint[], $12::bigint[]) as t",
+                 $10::uuid[], $11::bigint[], $12::bigint[], $13::text[])
+                 as t (ordinal, root, kind, provenance, uncertainty_ppm, model_version, boot_id, start_uj,
+                     end_uj, faults)",
             posting.node.0,
             posting.epoch.0,
             seq,
@@ -133,7 +136,8 @@ impl WriterTx {
             &columns.model_version,
             &columns.boot_id,
             &columns.start_uj,
-            &columns.end_uj
+            &columns.end_uj,
+            &columns.faults
         )
         .execute(&mut *self.tx)
         .await?;
@@ -274,6 +278,7 @@ struct RootRow {
     boot_id: Uuid,
     start_uj: i64,
     end_uj: i64,
+    faults: Vec<String>,
 }
 
 impl TryFrom<RootRow> for PostingRoot {
@@ -290,6 +295,11 @@ impl TryFrom<RootRow> for PostingRoot {
             boot_id: row.boot_id,
             start_uj: load("posting_root.start_uj", row.start_uj)?,
             end_uj: load("posting_root.end_uj", row.end_uj)?,
+            faults: row
+                .faults
+                .iter()
+                .map(|fault| word("posting_root.faults", fault))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -361,7 +371,7 @@ impl BillingTx {
     async fn posting_roots(&mut self, key: PostingKey, seq: i64) -> Result<Vec<PostingRoot>, DbError> {
         let rows = sqlx::query_as!(
             RootRow,
-            "select root, kind, provenance, uncertainty_ppm, model_version, boot_id, start_uj, end_uj
+            "select root, kind, provenance, uncertainty_ppm, model_version, boot_id, start_uj, end_uj, faults
              from posting_root
              where node = $1 and epoch = $2 and seq = $3
              order by ordinal",

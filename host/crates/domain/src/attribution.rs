@@ -1,4 +1,15 @@
-//! Who caused a span's energy: the floor is idle, the rest goes by CPU time, to the microjoule.
+//! Who caused a span's energy: the floor is idle, the rest goes by weighted use, to the microjoule.
+//!
+//! What a claimant used costs `Σ weight × use` by the weights in the slice ([`crate::weights`]), and the
+//! dynamic energy goes by these costs: the weights only say how claimants compare, so that whatever they
+//! are the shares sum to what was metered. Claimants are the calls; the *system* (the host's CPU time that
+//! no call claims, and its Postgres: what serves everybody is charged to nobody, and the ledger shows it);
+//! and *foreign* load (CPU time of the machine outside the host's process tree, steal included: joules of
+//! others must not be billed to tenants). A device's root goes by busy time on that device alone.
+//!
+//! **Nobody used anything** although a root took more than its floor: unattributed, on devices too.
+//! There it is what a device takes after its work until its clocks fall, or another process's work.
+//! **Costs of nothing for use of something** (weights of 0): equal weights instead.
 //!
 //! Shares are exact rationals, rounded once by the largest remainder (Hamilton's method), the idle
 //! share together with the others. So everyone is within 1 µJ of the exact share in each span, and
@@ -8,14 +19,15 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::energy::Reading;
+use crate::energy::{Reading, Root};
 use crate::posting::Slice;
-use crate::{InvocationId, Usage};
+use crate::weights::{RootWeights, other_features};
+use crate::{InvocationId, rounding};
 
 /// Femtojoules in a microjoule, which is also nanoseconds in a second: µW × ns = fJ.
 const FJ_PER_UJ: u128 = 1_000_000_000;
 
-/// Whose CPU time shares in dynamic energy.
+/// Whose use shares in dynamic energy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claimant {
     /// A tenant's call.
@@ -38,8 +50,8 @@ pub struct Span {
 }
 
 impl Span {
-    /// The span from `before` to `now`; none if these are of two boots, or if the counter fell, which
-    /// a meter promises not to do.
+    /// The span from `before` to `now` over the meter's own floor; none if these are of two boots, or if
+    /// the counter fell, which a meter promises not to do.
     pub fn between(before: &Reading, now: &Reading) -> Option<Self> {
         if before.boot_id != now.boot_id {
             return None;
@@ -49,6 +61,15 @@ impl Span {
             floor_uw: now.floor_uw,
             length_ns: now.at_ns.saturating_sub(before.at_ns),
         })
+    }
+
+    /// The span over the floor that `slice` carries for the root, if it carries one.
+    #[must_use]
+    pub fn over_fitted_floor(mut self, slice: &Slice, root: &Root) -> Self {
+        if let Some(fitted) = slice.weights_of(root) {
+            self.floor_uw = fitted.floor_uw;
+        }
+        self
     }
 
     /// The floor's energy, at most all that was metered, in femtojoules.
@@ -75,28 +96,30 @@ pub struct Shares {
     pub used_uj: BTreeMap<Claimant, u64>,
 }
 
-/// The weights of a slice: CPU nanoseconds of each call, of the host beyond its calls, and of the
-/// machine beyond the host.
-pub fn weights(slice: &Slice) -> BTreeMap<Claimant, u64> {
-    let mut weights = BTreeMap::<_, u64>::new();
-    let mut claimed_ns = 0_u64;
+/// What each claimant's use of `root` in `slice` costs, in femtojoules by the slice's weights: calls, the
+/// host beyond its calls, and the machine beyond the host.
+pub fn costs(slice: &Slice, root: &Root) -> BTreeMap<Claimant, u128> {
+    let equal = RootWeights::equal(root);
+    let fitted = slice.weights_of(root).unwrap_or(&equal);
+    let costs = costs_by(fitted, slice, root);
+    if costs.values().all(|cost| *cost == 0) {
+        return costs_by(&equal, slice, root);
+    }
+    costs
+}
+
+fn costs_by(weights: &RootWeights, slice: &Slice, root: &Root) -> BTreeMap<Claimant, u128> {
+    let mut costs = BTreeMap::<_, u128>::new();
     for claim in &slice.claims {
-        let cpu_ns = claim.usage.total_cpu_ns();
-        claimed_ns = claimed_ns.saturating_add(cpu_ns);
-        let weight = weights
+        let cost = costs
             .entry(Claimant::Invocation(claim.call.invocation))
             .or_default();
-        *weight = weight.saturating_add(cpu_ns);
+        *cost = cost.saturating_add(weights.claim_fj(claim, root));
     }
-    let activity = &slice.activity;
-    let system_ns = activity
-        .host_ns
-        .saturating_sub(claimed_ns)
-        .saturating_add(activity.postgres_ns);
-    let ours_ns = activity.host_ns.saturating_add(activity.postgres_ns);
-    weights.insert(Claimant::System, system_ns);
-    weights.insert(Claimant::Foreign, activity.machine_ns.saturating_sub(ours_ns));
-    weights
+    let [system, foreign] = other_features(slice, root);
+    costs.insert(Claimant::System, weights.base.cost_fj(&system));
+    costs.insert(Claimant::Foreign, weights.base.cost_fj(&foreign));
+    costs
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,23 +132,23 @@ enum Party {
 struct Part {
     party: Party,
     uj: u64,
-    /// What rounding down left, in 1 / (`FJ_PER_UJ` × total weight) of a microjoule.
+    /// What rounding down left, in 1 / (`FJ_PER_UJ` × total cost) of a microjoule.
     rest: u128,
 }
 
-/// Splits a span: the floor to idle, what is above it by weight. A weight of 0 gets nothing.
-pub fn split(span: &Span, weights: &BTreeMap<Claimant, u64>) -> Shares {
+/// Splits a span: the floor to idle, what is above it by cost. A cost of 0 gets nothing.
+pub fn split(span: &Span, costs: &BTreeMap<Claimant, u128>) -> Shares {
     let floor_fj = span.floor_fj();
     let dynamic_fj = u128::from(span.energy_uj) * FJ_PER_UJ - floor_fj;
-    let mut claims: Vec<(Party, u128)> = weights
+    let mut claims: Vec<(Party, u128)> = costs
         .iter()
-        .filter(|(_, weight)| **weight > 0)
-        .map(|(claimant, weight)| (Party::Claimant(*claimant), u128::from(*weight)))
+        .filter(|(_, cost)| **cost > 0)
+        .map(|(claimant, cost)| (Party::Claimant(*claimant), *cost))
         .collect();
     if claims.is_empty() {
         claims.push((Party::Unattributed, 1));
     }
-    let total = fit_u64(&mut claims);
+    let total = rounding::fit(claims.iter_mut().map(|(_, cost)| cost));
 
     let mut parts = vec![Part {
         party: Party::Idle,
@@ -158,17 +181,6 @@ pub fn split(span: &Span, weights: &BTreeMap<Claimant, u64>) -> Shares {
     shares
 }
 
-/// The sum of the weights, after halving them all until it fits 64 bits: centuries of CPU time.
-fn fit_u64(claims: &mut [(Party, u128)]) -> u128 {
-    loop {
-        let total: u128 = claims.iter().map(|(_, weight)| weight).sum();
-        if total <= u128::from(u64::MAX) {
-            return total;
-        }
-        claims.iter_mut().for_each(|(_, weight)| *weight /= 2);
-    }
-}
-
 fn floor_uj(energy_fj: u128) -> u64 {
     u64::try_from(energy_fj / FJ_PER_UJ).unwrap_or(u64::MAX)
 }
@@ -187,58 +199,12 @@ fn hand_out_rest(parts: &mut [Part], energy_uj: u64) {
     }
 }
 
-/// Dynamic energy per CPU time over about the last [`Rate::MEMORY`] slices: what a call's use will
-/// probably cost, before its window is sealed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rate {
-    energy_uj: u64,
-    cpu_ns: u64,
-}
-
-impl Rate {
-    /// Each slice, the past loses one part in this many.
-    pub const MEMORY: u64 = 16;
-
-    /// Learns from a slice and the readings before it. A slice that no reading covers teaches nothing.
-    pub fn observe(&mut self, before: &[Reading], slice: &Slice) {
-        let spans: Vec<Span> = slice
-            .readings
-            .iter()
-            .filter_map(|now| {
-                let before = before.iter().find(|before| before.root.name == now.root.name)?;
-                Span::between(before, now)
-            })
-            .collect();
-        if spans.is_empty() {
-            return;
-        }
-        let learn = |past: u64, new: u64| (past - past / Self::MEMORY).saturating_add(new);
-        let dynamic_uj = spans.iter().map(Span::dynamic_uj).fold(0, u64::saturating_add);
-        let cpu_ns = weights(slice).into_values().fold(0, u64::saturating_add);
-        self.energy_uj = learn(self.energy_uj, dynamic_uj);
-        self.cpu_ns = learn(self.cpu_ns, cpu_ns);
-    }
-
-    /// The probable dynamic energy of `usage` over all roots, in microjoules, to the nearest; none as
-    /// long as nothing was learnt.
-    pub fn provisional_uj(&self, usage: &Usage) -> Option<u64> {
-        if self.cpu_ns == 0 {
-            return None;
-        }
-        let cpu_ns = u128::from(self.cpu_ns);
-        let uj = (u128::from(usage.total_cpu_ns()) * u128::from(self.energy_uj)).saturating_add(cpu_ns / 2)
-            / cpu_ns;
-        Some(u64::try_from(uj).unwrap_or(u64::MAX))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
-    use crate::energy::{Activity, Provenance, Root};
 
     fn id(n: u64) -> Claimant {
         Claimant::Invocation(InvocationId(Uuid::from_u128(u128::from(n))))
@@ -279,7 +245,7 @@ mod tests {
 
     #[test]
     fn largest_remainder_gets_the_rest_and_ties_go_to_the_first() {
-        let used = |energy_uj, list: [u64; 3]| {
+        let used = |energy_uj, list: [u128; 3]| {
             let weights = (1..).map(id).zip(list).collect();
             split(&span(energy_uj, 0, 0), &weights)
                 .used_uj
@@ -305,53 +271,11 @@ mod tests {
 
     #[test]
     fn extremes_do_not_overflow() {
-        let weights = BTreeMap::from([(id(1), u64::MAX), (id(2), u64::MAX), (id(3), u64::MAX)]);
+        let weights = BTreeMap::from([(id(1), u128::MAX), (id(2), u128::MAX), (id(3), u128::MAX)]);
         for length_ns in [0, 1, u64::MAX] {
             let shares = split(&span(u64::MAX, 1, length_ns), &weights);
             assert_eq!(total(&shares), u128::from(u64::MAX));
         }
-    }
-
-    #[test]
-    fn rate_is_dynamic_energy_per_cpu_time() {
-        let usage = |cpu_ns| Usage {
-            cpu_ns,
-            ..Usage::default()
-        };
-        let root = Root {
-            name: "modelled".into(),
-            kind: "modelled".into(),
-            provenance: Provenance::Modelled,
-            uncertainty_ppm: 0,
-            model_version: 1,
-        };
-        let reading = |at_ns, counter_uj| Reading {
-            root: root.clone(),
-            boot_id: Uuid::nil(),
-            at_ns,
-            counter_uj,
-            floor_uw: 1_000_000,
-            state: vec![],
-        };
-        let slice = |readings| Slice {
-            index: 0,
-            at: time::OffsetDateTime::UNIX_EPOCH,
-            readings,
-            activity: Activity {
-                machine_ns: 4_000_000,
-                ..Activity::default()
-            },
-            claims: vec![],
-        };
-        let mut rate = Rate::default();
-        rate.observe(&[], &slice(vec![reading(0, 7)]));
-        assert_eq!(rate.provisional_uj(&usage(1)), None);
-        // A second: 1 J of floor, then 2 J for 4 ms of CPU; then a second of floor alone.
-        rate.observe(&[reading(0, 7)], &slice(vec![reading(1_000_000_000, 3_000_007)]));
-        assert_eq!(rate.provisional_uj(&usage(2_000_001)), Some(1_000_001));
-        rate.observe(&[reading(0, 0)], &slice(vec![reading(1_000_000_000, 1_000_000)]));
-        assert_eq!(rate.provisional_uj(&usage(7_750_000)), Some(1_875_000));
-        assert_eq!(rate.provisional_uj(&Usage::default()), Some(0));
     }
 
     proptest! {
@@ -360,7 +284,7 @@ mod tests {
             energy_uj in prop_oneof![0..20_u64, 0..10_000_000_u64, Just(u64::MAX)],
             floor_uw in prop_oneof![Just(0), 0..3_000_000_u64],
             length_ns in 0..3_000_000_000_u64,
-            list in proptest::collection::vec(prop_oneof![Just(0), 0..5_u64, 0..9_000_000_000_u64], 0..8),
+            list in proptest::collection::vec(prop_oneof![Just(0), 0..5_u128, 0..9_000_000_000_u128], 0..8),
         ) {
             let mut weights: BTreeMap<_, _> = (0..).map(id).zip(list).collect();
             weights.extend([(Claimant::System, 7), (Claimant::Foreign, 0)]);
@@ -390,7 +314,7 @@ mod tests {
             list in proptest::collection::vec(0..1_000_000_000_u64, 1..6),
         ) {
             let scaled = |n: u64| -> BTreeMap<_, _> {
-                (0..).map(id).zip(list.iter().map(|weight| weight * n)).collect()
+                (0..).map(id).zip(list.iter().map(|weight| u128::from(weight * n))).collect()
             };
             let whole = split(&span(energy_uj * slices, floor_uw, length_ns * slices), &scaled(slices));
             let one = split(&span(energy_uj, floor_uw, length_ns), &scaled(1));

@@ -1,7 +1,7 @@
 //! The canonical bytes that digests are taken over, and those digests.
 //!
 //! What is hashed begins with a byte for its kind (0 a receipt line, which is a Merkle leaf; 1 an inner
-//! node; 2 a window's inputs; 3 a posting) and, save in nodes, the version of this encoding. Then come
+//! node; 2 a window's inputs; 3 a posting; 4 an allocation's inputs) and, save in nodes, the version of this encoding. Then come
 //! the fields in the order of the code below, without padding:
 //! - integers big-endian in their full width, and counts of lists and bytes of text as 64 bits before
 //!   the items: as Postgres sends them, so that SQL can rebuild the bytes;
@@ -11,54 +11,77 @@
 //! - enumerations and accounts by their names in the database, so that a new variant moves none.
 //!
 //! A change here is a new version, and the old one must stay readable.
+//!
+//! - Version 1: as first released.
+//! - Version 2: model work has its device's busy time after its CPU time, and slices have their weights. A
+//!   line without busy time is encoded in version 1, so that its leaf is what it always was. What was wrong with
+//!   meters follows: slices have it after their weights, and rows of roots at their end; a posting without any is
+//!   encoded in version 1. The inputs of a window are not kept once it is sealed, and are always in
+//!   the newest version.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::allocation::{Allocation, Reserved};
 use crate::energy::{Reading, Root};
 use crate::posting::{Call, Finished, Posting, PostingRoot, ReceiptLine, Slice, Transfer};
+use crate::weights::{Class, RootWeights};
 use crate::window::Crash;
 use crate::{Digest, Usage, merkle};
 
-/// The version of the encoding.
-pub const VERSION: u8 = 1;
+/// The newest version of the encoding.
+pub const VERSION: u8 = 2;
+
+/// The version without what later ones added.
+const FIRST: u8 = 1;
 
 const INPUTS: u8 = 2;
 const POSTING: u8 = 3;
+const ALLOCATION: u8 = 4;
 
-#[derive(Default)]
-struct Encoder(Vec<u8>);
+struct Encoder {
+    bytes: Vec<u8>,
+    version: u8,
+}
 
 impl Encoder {
+    /// An encoder of what begins with `kind` and the version, or, where the kind is that of the tree, with
+    /// the version alone.
+    fn new(kind: Option<u8>, version: u8) -> Self {
+        let bytes = kind.into_iter().chain([version]).collect();
+        Self { bytes, version }
+    }
+
     fn u8(&mut self, value: u8) {
-        self.0.push(value);
+        self.bytes.push(value);
     }
 
     fn u32(&mut self, value: u32) {
-        self.0.extend(value.to_be_bytes());
+        self.bytes.extend(value.to_be_bytes());
     }
 
     fn u64(&mut self, value: u64) {
-        self.0.extend(value.to_be_bytes());
+        self.bytes.extend(value.to_be_bytes());
     }
 
     fn text(&mut self, text: &str) {
         self.u64(text.len() as u64);
-        self.0.extend(text.as_bytes());
+        self.bytes.extend(text.as_bytes());
     }
 
     fn uuid(&mut self, id: &Uuid) {
-        self.0.extend(id.as_bytes());
+        self.bytes.extend(id.as_bytes());
     }
 
     fn digest(&mut self, digest: &Digest) {
-        self.0.extend(digest.0);
+        self.bytes.extend(digest.0);
     }
 
     fn time(&mut self, at: OffsetDateTime) {
         let us = at.unix_timestamp_nanos().div_euclid(1_000);
         // Every time that `OffsetDateTime` can hold fits 64 bits of microseconds.
-        self.0.extend(i64::try_from(us).unwrap_or(i64::MAX).to_be_bytes());
+        self.bytes
+            .extend(i64::try_from(us).unwrap_or(i64::MAX).to_be_bytes());
     }
 
     fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Self, T)) {
@@ -115,6 +138,9 @@ impl Encoder {
             to.u64(work.runs);
             to.u64(work.rows);
             to.u64(work.cpu_ns);
+            if to.version > FIRST {
+                to.u64(work.busy_ns);
+            }
         });
     }
 
@@ -130,6 +156,42 @@ impl Encoder {
             to.usage(&claim.usage);
             to.option(claim.outcome, |to, outcome| to.text(outcome.as_str()));
         });
+        self.list(&slice.weights, Self::weights);
+        self.list(&slice.faults, |to, fault| {
+            to.text(&fault.root);
+            to.text(fault.kind.as_str());
+        });
+    }
+
+    fn weights(&mut self, weights: &RootWeights) {
+        self.text(&weights.root);
+        self.u64(weights.floor_uw);
+        for weight in weights.base.0 {
+            self.u32(weight);
+        }
+        self.list(&weights.classes, |to, own| {
+            to.class(&own.class);
+            to.u32(own.guest);
+            to.u32(own.model);
+            to.u32(own.busy);
+        });
+    }
+
+    fn class(&mut self, class: &Class) {
+        match class {
+            Class::Publish => self.text("publish"),
+            Class::Deploy => self.text("deploy"),
+            Class::Infer {
+                tenant,
+                deployment,
+                release,
+            } => {
+                self.text("infer");
+                self.uuid(&tenant.0);
+                self.option(deployment.as_ref(), |to, name| to.text(name.as_str()));
+                self.option(*release, Self::u32);
+            }
+        }
     }
 
     fn finished(&mut self, finished: &Finished) {
@@ -138,11 +200,19 @@ impl Encoder {
         self.usage(&finished.usage);
     }
 
+    fn reserved(&mut self, reserved: &Reserved) {
+        self.u64(reserved.byte_seconds);
+        self.u64(reserved.place_seconds);
+    }
+
     fn posting_root(&mut self, root: &PostingRoot) {
         self.root(&root.root);
         self.uuid(&root.boot_id);
         self.u64(root.start_uj);
         self.u64(root.end_uj);
+        if self.version > FIRST {
+            self.list(&root.faults, |to, kind| to.text(kind.as_str()));
+        }
     }
 
     fn transfer(&mut self, transfer: &Transfer) {
@@ -161,7 +231,7 @@ impl Encoder {
 
 /// The digest of a window's inputs: the readings where it begins, its slices, and what a crash left.
 pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Crash>) -> Digest {
-    let mut to = Encoder(vec![INPUTS, VERSION]);
+    let mut to = Encoder::new(Some(INPUTS), VERSION);
     to.list(baseline, Encoder::reading);
     to.list(slices, Encoder::slice);
     to.option(crash, |to, crash| {
@@ -169,19 +239,39 @@ pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Cras
         to.list(&crash.readings, Encoder::reading);
         to.list(&crash.finished, Encoder::finished);
     });
-    Digest::of(&to.0)
+    Digest::of(&to.bytes)
+}
+
+/// The digest of an allocation's inputs: its span, what it cites, what there is and who reserved what.
+pub fn allocation_digest(allocation: &Allocation) -> Digest {
+    let mut to = Encoder::new(Some(ALLOCATION), VERSION);
+    to.time(allocation.from);
+    to.time(allocation.to);
+    to.list(&allocation.cited, |to, cited| {
+        to.digest(&cited.posting);
+        to.text(&cited.root);
+        to.u64(cited.idle_uj);
+    });
+    to.reserved(&allocation.capacity);
+    let reserved: Vec<_> = allocation.reserved.iter().collect();
+    to.list(&reserved, |to, (tenant, reserved)| {
+        to.uuid(&tenant.0);
+        to.reserved(reserved);
+    });
+    Digest::of(&to.bytes)
 }
 
 impl ReceiptLine {
     /// The line's hash as a leaf of its posting's Merkle tree.
     pub fn leaf(&self) -> Digest {
-        let mut to = Encoder(vec![VERSION]);
+        let worked = self.usage.work.iter().any(|work| work.busy_ns > 0);
+        let mut to = Encoder::new(None, if worked { VERSION } else { FIRST });
         to.call(&self.call);
         to.u32(self.ordinal);
         to.option(self.outcome, |to, outcome| to.text(outcome.as_str()));
         to.usage(&self.usage);
         to.option(self.energy_uj, Encoder::u64);
-        merkle::leaf(&to.0)
+        merkle::leaf(&to.bytes)
     }
 }
 
@@ -203,7 +293,8 @@ impl Posting {
     /// The hash of all that the posting says, its own hash aside. The lines enter by their number and
     /// Merkle root, so that the chain can be verified after they were archived.
     pub fn compute_hash(&self) -> Digest {
-        let mut to = Encoder(vec![POSTING, VERSION]);
+        let has_faults = self.roots.iter().any(|root| !root.faults.is_empty());
+        let mut to = Encoder::new(Some(POSTING), if has_faults { VERSION } else { FIRST });
         to.digest(&self.prev_hash);
         to.uuid(&self.node.0);
         to.uuid(&self.epoch.0);
@@ -217,6 +308,6 @@ impl Posting {
         to.u64(self.lines.len() as u64);
         to.digest(&self.merkle_root);
         to.digest(&self.input_digest);
-        Digest::of(&to.0)
+        Digest::of(&to.bytes)
     }
 }

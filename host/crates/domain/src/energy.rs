@@ -58,6 +58,65 @@ pub struct Reading {
     pub state: Vec<u64>,
 }
 
+/// Why a root has no reading in a slice, or one that does not say when its energy was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// The meter did not answer in time. Its counter goes on: nothing is lost.
+    Silent,
+    /// The meter cannot be read. Nothing is lost if it comes back.
+    Unreadable,
+    /// The meter answered something that is no reading.
+    Malformed,
+    /// The counter ran backwards.
+    Fell,
+    /// The counter grew by more than the root can take.
+    Jumped,
+    /// The counter goes on from another place than it was at: what was taken in between is not known.
+    Rebased,
+    /// The machine slept, or too much time passed between two reads: what was taken meanwhile is not known.
+    Gap,
+    /// The counter stands still although the machine works.
+    StoodStill,
+}
+
+impl FaultKind {
+    /// The name in the API and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Unreadable => "unreadable",
+            Self::Malformed => "malformed",
+            Self::Fell => "fell",
+            Self::Jumped => "jumped",
+            Self::Rebased => "rebased",
+            Self::Gap => "gap",
+            Self::StoodStill => "stood_still",
+        }
+    }
+
+    /// All kinds, for whoever reads their names.
+    pub const ALL: [Self; 8] = [
+        Self::Silent,
+        Self::Unreadable,
+        Self::Malformed,
+        Self::Fell,
+        Self::Jumped,
+        Self::Rebased,
+        Self::Gap,
+        Self::StoodStill,
+    ];
+}
+
+/// What was wrong with a root in a slice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MeterFault {
+    /// The root's name.
+    pub root: String,
+    /// What it was.
+    pub kind: FaultKind,
+}
+
 /// CPU time since boot, by who used it, in nanoseconds: cumulative counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Activity {

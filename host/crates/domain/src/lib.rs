@@ -3,10 +3,14 @@
 //! Nothing here reads a clock, a file or a socket, so every rule can be tested as arithmetic.
 
 pub mod account;
+pub mod allocation;
 pub mod attribution;
 pub mod backend;
+pub mod batch;
+pub mod calibrate;
 pub mod encoding;
 pub mod energy;
+pub mod estimator;
 pub mod ids;
 pub mod limits;
 pub mod merkle;
@@ -14,9 +18,11 @@ pub mod name;
 pub mod outcome;
 pub mod posting;
 pub mod role;
+pub mod rounding;
 pub mod tensor;
 pub mod usage;
 pub mod verify;
+pub mod weights;
 pub mod window;
 
 pub use backend::{BackendChoice, GoldenCheck, Placement};

@@ -5,7 +5,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::account::Account;
-use crate::energy::{Activity, Reading, Root};
+use crate::energy::{Activity, FaultKind, MeterFault, Reading, Root};
+use crate::weights::RootWeights;
 use crate::{Digest, Epoch, InvocationId, Name, NodeId, Outcome, TenantId, Usage};
 
 /// What an invocation was for.
@@ -83,6 +84,19 @@ pub struct Slice {
     pub activity: Activity,
     /// Every invocation that ran in the slice.
     pub claims: Vec<Claim>,
+    /// What was wrong with which root. A span that such a root closes here is nobody's in particular, and
+    /// without a reading here, the one that it closes next.
+    pub faults: Vec<MeterFault>,
+    /// By what it is shared: fitted to earlier slices, at most one entry per root. A root without one is
+    /// shared by equal weights over the floor of its reading.
+    pub weights: Vec<RootWeights>,
+}
+
+impl Slice {
+    /// The weights that the slice carries for `root`.
+    pub fn weights_of(&self, root: &Root) -> Option<&RootWeights> {
+        self.weights.iter().find(|weights| weights.root == root.name)
+    }
 }
 
 /// The kind of a posting.
@@ -174,6 +188,8 @@ pub struct PostingRoot {
     pub start_uj: u64,
     /// The counter where the window ends, in microjoules.
     pub end_uj: u64,
+    /// What was wrong with the meter within the window, each kind once and in their order.
+    pub faults: Vec<FaultKind>,
 }
 
 /// One immutable movement between two accounts.

@@ -45,6 +45,9 @@ pub struct Work {
     pub rows: u64,
     /// CPU time of the backend's threads, in nanoseconds.
     pub cpu_ns: u64,
+    /// Time for which the device worked, in nanoseconds; 0 where the device is the CPU.
+    #[serde(default)]
+    pub busy_ns: u64,
 }
 
 impl Work {
@@ -82,8 +85,9 @@ impl Usage {
                 delta.runs = now.runs.saturating_sub(then.runs);
                 delta.rows = now.rows.saturating_sub(then.rows);
                 delta.cpu_ns = now.cpu_ns.saturating_sub(then.cpu_ns);
+                delta.busy_ns = now.busy_ns.saturating_sub(then.busy_ns);
             }
-            (delta.runs > 0 || delta.cpu_ns > 0).then_some(delta)
+            (delta.runs > 0 || delta.cpu_ns > 0 || delta.busy_ns > 0).then_some(delta)
         });
         Self {
             fuel: self.fuel.saturating_sub(earlier.fuel),
@@ -127,6 +131,7 @@ fn add_work(all: &mut Vec<Work>, more: &Work) {
             work.runs = work.runs.saturating_add(more.runs);
             work.rows = work.rows.saturating_add(more.rows);
             work.cpu_ns = work.cpu_ns.saturating_add(more.cpu_ns);
+            work.busy_ns = work.busy_ns.saturating_add(more.busy_ns);
         }
         None => all.push(more.clone()),
     }
@@ -208,6 +213,7 @@ mod tests {
             runs: 1,
             rows: 2,
             cpu_ns,
+            busy_ns: cpu_ns / 2,
         }
     }
 

@@ -63,6 +63,35 @@ pub enum PostingError {
         /// The invocation.
         invocation: InvocationId,
     },
+    /// An allocation was made from something else.
+    #[error("the allocation cites {stated}, not {computed}")]
+    Inputs {
+        /// What the posting says.
+        stated: Digest,
+        /// What the inputs give.
+        computed: Digest,
+    },
+    /// An allocation moves the idle energy of one window twice.
+    #[error("the idle energy of root '{root}' in posting {posting} is cited twice")]
+    CitedTwice {
+        /// The window's posting.
+        posting: Digest,
+        /// The root.
+        root: String,
+    },
+    /// An allocation moves more than what it cites.
+    #[error("root '{root}' has {cited_uj} µJ of idle energy cited, and {moved_uj} µJ were moved")]
+    AllocatedMore {
+        /// The root.
+        root: String,
+        /// The sum of the cited windows.
+        cited_uj: u128,
+        /// The sum of the transfers.
+        moved_uj: u128,
+    },
+    /// An allocation does not follow from the reservations.
+    #[error("the allocation's transfers are not what the reservations give")]
+    Allocated,
     /// The lines are not those that were sealed.
     #[error("the lines have the Merkle root {computed}, not {stated}")]
     Merkle {
@@ -172,7 +201,11 @@ impl Posting {
             if found != expected {
                 return Err(PostingError::Ordinal { expected, found });
             }
-            let fits = self.kind != PostingKind::Window || self.fits_window(transfer);
+            let fits = match self.kind {
+                PostingKind::Window => self.fits_window(transfer),
+                PostingKind::Allocation => self.fits_allocation(transfer),
+                PostingKind::Correction => true,
+            };
             if transfer.amount == 0 || !fits {
                 return Err(PostingError::Transfer { ordinal: found });
             }
@@ -212,5 +245,20 @@ impl Posting {
         credit_fits
             && debit.as_ref() == Some(&transfer.debit)
             && (transfer.kind == TransferKind::Dynamic || unowned)
+    }
+
+    /// Whether an allocation can have such a transfer: from idle energy of a root to a tenant or the
+    /// platform. It has neither counters nor receipt lines.
+    fn fits_allocation(&self, transfer: &Transfer) -> bool {
+        let debit = transfer.tenant.map_or(Account::Platform, Account::Tenant);
+        transfer.kind == TransferKind::Allocation
+            && transfer.unit == Unit::Uj
+            && transfer.root.is_some()
+            && transfer.credit == Account::Idle
+            && transfer.debit == debit
+            && transfer.deployment.is_none()
+            && transfer.release.is_none()
+            && self.roots.is_empty()
+            && self.lines.is_empty()
     }
 }

@@ -6,9 +6,11 @@
 //! so whoever seals lets no window span two boots of a root: [`Sealer::boots_anew`] says when to seal
 //! first. Only what finds a boot within the slices it is given makes two rows of it.
 //!
-//! A counter that falls within a boot is not believed: the root waits where it was. When a root missed slices, nobody knows when the energy was taken: it is `unattributed`. Rows start
-//! where the row before them of the same root and boot ended, whatever happened between, so that for
-//! each root and window Σ transfers = Σ (end − start), to the microjoule.
+//! A counter that falls within a boot is not believed: the root waits where it was. When a root missed
+//! slices, or a slice says that something was wrong with it, nobody knows when the energy was taken: it is
+//! `unattributed`, and the row names the faults, also where it does not move. A root that was never read has
+//! no row to name them in. Rows start where the row before them of the same root and boot ended, whatever
+//! happened between, so that for each root and window Σ transfers = Σ (end − start), to the microjoule.
 //!
 //! **Receipts.** Each invocation has one line per window, and the same numbers go into transfers by
 //! root, tenant, deployment and release, so lines and dynamic transfers agree at both grains.
@@ -30,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::allocation::Allocation;
 use crate::attribution::{self, Claimant, Span};
 use crate::energy::Reading;
 use crate::posting::{Call, Finished, Posting, PostingKind, ReceiptLine, Slice, TransferKind};
@@ -149,6 +152,32 @@ impl Sealer {
         self.close(slices, Some(crash))
     }
 
+    /// Seals an allocation of idle energy: a posting of the same chain, between two windows. The next window
+    /// begins where the last one ended, as if there were none.
+    pub fn allocate(&mut self, allocation: &Allocation) -> Posting {
+        let mut posting = Posting {
+            node: self.node,
+            epoch: self.epoch,
+            seq: self.next_seq,
+            kind: PostingKind::Allocation,
+            from: whole_us(allocation.from),
+            to: whole_us(allocation.to),
+            fuel_schedule: FUEL_SCHEDULE,
+            roots: Vec::new(),
+            transfers: allocation.transfers(),
+            lines: Vec::new(),
+            input_digest: encoding::allocation_digest(allocation),
+            merkle_root: Digest::ZERO,
+            prev_hash: self.head,
+            hash: Digest::ZERO,
+        };
+        posting.merkle_root = posting.compute_merkle_root();
+        posting.hash = posting.compute_hash();
+        self.next_seq += 1;
+        self.head = posting.hash;
+        posting
+    }
+
     /// The readings where the next window begins, one per root.
     pub fn baseline(&self) -> &[Reading] {
         &self.last
@@ -231,19 +260,20 @@ impl Sealer {
         for claim in &slice.claims {
             draft.claim(&claim.call, &claim.usage, claim.outcome);
         }
-        let weights = attribution::weights(slice);
         let mut covered = false;
         for reading in &slice.readings {
             let root = &reading.root.name;
             let Some(span) = self.advance(reading, draft) else {
                 continue;
             };
-            if self.missed.contains(root) {
+            let faulty = slice.faults.iter().any(|fault| fault.root == *root);
+            if faulty || self.missed.contains(root) {
                 draft.charge(root, TransferKind::Unattributed, span.energy_uj);
                 continue;
             }
             covered = true;
-            let shares = attribution::split(&span, &weights);
+            let span = span.over_fitted_floor(slice, &reading.root);
+            let shares = attribution::split(&span, &attribution::costs(slice, &reading.root));
             draft.charge(root, TransferKind::Idle, shares.idle_uj);
             draft.charge(root, TransferKind::Unattributed, shares.unattributed_uj);
             for (claimant, uj) in shares.used_uj {
@@ -252,6 +282,11 @@ impl Sealer {
                     Claimant::System => draft.charge(root, TransferKind::System, uj),
                     Claimant::Foreign => draft.charge(root, TransferKind::Foreign, uj),
                 }
+            }
+        }
+        for fault in &slice.faults {
+            if let Some(last) = self.last.iter().find(|last| last.root.name == fault.root) {
+                draft.mark(last, fault.kind);
             }
         }
         if covered {

@@ -1,111 +1,209 @@
-//! A meter that someone else keeps in a file: one decimal number, a counter in microjoules.
+//! A meter that someone else keeps in a file, so that any site can bring its own: one decimal number, a
+//! counter in microjoules or power in watts.
+//!
+//! The file should be written at least once a slice: a counter that moves more seldom charges all that was
+//! taken since to the calls of the slice in which it moves.
 
-use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use domain::energy::{Provenance, Reading, Root};
-use uuid::Uuid;
 
-use crate::{Meter, MeterError, boot_id, boottime_ns, root_lock};
+use crate::model::watts;
+use crate::sensor::{Quantity, Sensor, Spec};
+use crate::tally::PowerBound;
+use crate::{Meter, MeterError};
 
-/// A meter with one root whose counter stands in a file.
+/// What a site's own meter measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Covers {
+    /// The whole machine, such as a plug: its parts are never counted beside it.
+    Machine,
+    /// Something that no other meter of the machine sees, such as a box of accelerators with a plug of its own.
+    Apart,
+}
+
+/// A site's own meter. The file says a number and nothing else, so the site says the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSource {
+    /// The root's name.
+    pub root: String,
+    /// Where the number stands.
+    pub path: PathBuf,
+    /// What the number is.
+    pub quantity: Quantity,
+    /// What it measures.
+    pub covers: Covers,
+    /// Power with nothing to do, in microwatts; 0 where it is not known.
+    pub floor_uw: u64,
+    /// The most power that is believed, in microwatts.
+    pub most_uw: u64,
+    /// Relative uncertainty (one standard deviation) in parts per million.
+    pub uncertainty_ppm: u32,
+    /// How long the number may stay the same while the machine works.
+    pub still_after: Duration,
+}
+
+/// A meter with one root whose number stands in a file.
 pub struct FileMeter {
-    root: Root,
-    path: PathBuf,
-    floor_uw: u64,
-    boot_id: Uuid,
-    last_uj: u64,
+    sensor: Sensor,
+    still_after: Duration,
 }
 
 impl FileMeter {
-    /// A meter over `path`. The file does not say what the machine takes with nothing to do, nor how
-    /// sure it is, so the caller does: in microwatts, and in parts per million (one standard deviation).
-    pub fn new(
-        root_name: impl Into<String>,
-        path: impl Into<PathBuf>,
-        floor_uw: u64,
-        uncertainty_ppm: u32,
-    ) -> Result<Self, MeterError> {
-        let name = root_name.into();
-        root_lock::check_name(&name)?;
-        let (kind, provenance) = ("file".into(), Provenance::Measured);
+    /// A meter over a site's file, which is not read yet.
+    pub fn new(source: &FileSource) -> Result<Self, MeterError> {
         let root = Root {
-            name,
-            kind,
-            provenance,
-            uncertainty_ppm,
+            name: source.root.clone(),
+            kind: "file".into(),
+            provenance: Provenance::Measured,
+            uncertainty_ppm: source.uncertainty_ppm,
             model_version: 1,
         };
-        Ok(Self {
+        let bound = PowerBound {
+            power_uw: source.most_uw,
+            source: "configured".into(),
+        };
+        let sensor = Sensor::new(Spec {
             root,
-            path: path.into(),
-            floor_uw,
-            boot_id: boot_id()?,
-            last_uj: 0,
+            path: source.path.clone(),
+            quantity: source.quantity,
+            floor_uw: source.floor_uw,
+            bound,
+            highest_uj: None,
+            // Who writes the file need not be on this machine.
+            sleep_loses: false,
+        })?;
+        Ok(Self {
+            sensor,
+            still_after: source.still_after,
         })
     }
 }
 
 impl Meter for FileMeter {
     fn read(&mut self) -> Result<Vec<Reading>, MeterError> {
-        let text = fs::read_to_string(&self.path).map_err(MeterError::io(&self.path))?;
-        let malformed = |_| MeterError::Malformed {
-            path: self.path.clone(),
-            expected: "counter in microjoules",
-        };
-        let counter_uj: u64 = text.trim().parse().map_err(malformed)?;
-        if counter_uj < self.last_uj {
-            let (root, before_uj) = (self.root.name.clone(), self.last_uj);
-            return Err(MeterError::Fell {
-                root,
-                before_uj,
-                now_uj: counter_uj,
-            });
-        }
-        self.last_uj = counter_uj;
-        Ok(vec![Reading {
-            root: self.root.clone(),
-            boot_id: self.boot_id,
-            at_ns: boottime_ns(),
-            counter_uj,
-            floor_uw: self.floor_uw,
-            state: Vec::new(),
-        }])
+        Ok(vec![self.sensor.read()?])
     }
 
     fn resume(&mut self, last: &[Reading]) {
-        let ours = |last: &&Reading| last.root.name == self.root.name && last.boot_id == self.boot_id;
-        if let Some(last) = last.iter().find(ours) {
-            self.last_uj = last.counter_uj;
-        }
+        self.sensor.resume(last);
+    }
+
+    fn roots(&self) -> Vec<Root> {
+        vec![self.sensor.root().clone()]
+    }
+
+    fn period(&self) -> Option<Duration> {
+        self.sensor.period()
+    }
+
+    fn still_after(&self) -> Option<Duration> {
+        Some(self.still_after)
     }
 
     fn describe(&self) -> String {
-        format!("root '{}', read from {}", self.root.name, self.path.display())
+        format!(
+            "root '{}', read from {}, at most {} believed (configured)",
+            self.sensor.root().name,
+            self.sensor.path().display(),
+            watts(self.sensor.bound().power_uw)
+        )
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::tally::Moment;
+
+    /// At most 1 kW, 9 W with nothing to do.
+    pub(crate) fn source(path: &Path, quantity: Quantity) -> FileSource {
+        FileSource {
+            root: "plug".into(),
+            path: path.to_owned(),
+            quantity,
+            covers: Covers::Machine,
+            floor_uw: 9_000_000,
+            most_uw: 1_000_000_000,
+            uncertainty_ppm: 10_000,
+            still_after: Duration::from_secs(300),
+        }
+    }
+
+    fn meter(path: &Path, quantity: Quantity) -> FileMeter {
+        FileMeter::new(&source(path, quantity)).unwrap()
+    }
+
+    fn at(meter: &mut FileMeter, at_s: u64) {
+        let moment = Moment {
+            at_ns: at_s * 1_000_000_000,
+            asleep_ns: 0,
+        };
+        meter.sensor.set_clock(move || moment);
+    }
 
     #[test]
     fn the_file_is_the_counter_and_may_not_fall_even_across_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("energy_uj");
         fs::write(&path, "1234\n").unwrap();
-        let meter = || FileMeter::new("wall", &path, 9, 10_000).unwrap();
-        let mut first = meter();
+        let mut first = meter(&path, Quantity::EnergyUj);
         let last = first.read().unwrap();
-        assert_eq!((last[0].counter_uj, last[0].floor_uw), (1234, 9));
+        assert_eq!((last[0].counter_uj, last[0].floor_uw), (1_234, 9_000_000));
         fs::write(&path, "1233").unwrap();
         assert_eq!(first.read().unwrap_err().code(), "meter_fell");
-        let mut second = meter();
+        let mut second = meter(&path, Quantity::EnergyUj);
         second.resume(&last);
         assert_eq!(second.read().unwrap_err().code(), "meter_fell");
         fs::write(&path, "a lot").unwrap();
         assert_eq!(second.read().unwrap_err().code(), "meter_malformed");
-        fs::write(&path, "1235").unwrap();
-        assert_eq!(second.read().unwrap()[0].counter_uj, 1235);
+        // It was a slip: nothing is lost.
+        fs::write(&path, "1240").unwrap();
+        assert_eq!(second.read().unwrap()[0].counter_uj, 1_240);
+    }
+
+    #[test]
+    fn a_file_that_begins_anew_is_followed_from_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("energy_uj");
+        fs::write(&path, "1000").unwrap();
+        let mut meter = meter(&path, Quantity::EnergyUj);
+        meter.read().unwrap();
+        let mut next = |text: &str| {
+            fs::write(&path, text).unwrap();
+            meter
+                .read()
+                .map(|read| read[0].counter_uj)
+                .map_err(|error| error.code())
+        };
+        assert_eq!(next("5"), Err("meter_fell"));
+        assert_eq!(next("7"), Err("meter_rebased"));
+        assert_eq!(next("10"), Ok(1_005), "2 and 3 µJ are sure");
+    }
+
+    #[test]
+    fn watts_are_integrated() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watts");
+        fs::write(&path, "100").unwrap();
+        let mut first = meter(&path, Quantity::PowerW);
+        at(&mut first, 10);
+        assert_eq!(first.read().unwrap()[0].counter_uj, 0);
+        fs::write(&path, "200.5").unwrap();
+        at(&mut first, 12);
+        let last = first.read().unwrap();
+        assert_eq!(last[0].counter_uj, 300_500_000);
+        fs::write(&path, "1000.1").unwrap();
+        assert_eq!(first.read().unwrap_err().code(), "meter_jumped");
+        // A restart in the same boot bridges what was between.
+        fs::write(&path, "0.5").unwrap();
+        let mut second = meter(&path, Quantity::PowerW);
+        second.resume(&last);
+        at(&mut second, 14);
+        assert_eq!(second.read().unwrap()[0].counter_uj, 501_500_000);
     }
 }

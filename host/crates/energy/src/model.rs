@@ -145,7 +145,7 @@ impl PowerModel {
     }
 }
 
-fn watts(uw: u64) -> String {
+pub(crate) fn watts(uw: u64) -> String {
     format!("{}.{} W", uw / 1_000_000, uw % 1_000_000 / 100_000)
 }
 

@@ -157,6 +157,10 @@ impl Meter for ModelledMeter {
         });
     }
 
+    fn roots(&self) -> Vec<Root> {
+        vec![self.root.clone()]
+    }
+
     fn describe(&self) -> String {
         format!("root '{}', modelled: {}", self.root.name, self.model.describe())
     }

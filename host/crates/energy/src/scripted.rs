@@ -1,6 +1,7 @@
 //! A meter that says what it is told, for tests: each brings its own.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use domain::energy::{Provenance, Reading, Root};
 use uuid::Uuid;
@@ -14,12 +15,15 @@ struct Script {
     counter_uj: u64,
     floor_uw: u64,
     failing: bool,
+    still_after: Option<Duration>,
 }
 
 /// Moves a scripted meter's counter. Clones move the same one.
 #[derive(Clone)]
 pub struct ScriptHandle {
     script: Arc<Mutex<Script>>,
+    /// Whether readers wait, and what wakes them.
+    hangs: Arc<(Mutex<bool>, Condvar)>,
 }
 
 /// A meter with one root that is moved by [`ScriptHandle`].
@@ -46,9 +50,11 @@ impl ScriptedMeter {
             counter_uj: 0,
             floor_uw: 0,
             failing: false,
+            still_after: None,
         };
         let handle = ScriptHandle {
             script: Arc::new(Mutex::new(script)),
+            hangs: Arc::default(),
         };
         (handle.meter(), handle)
     }
@@ -91,6 +97,24 @@ impl ScriptHandle {
         script.counter_uj = 0;
     }
 
+    /// Sets how long the counter may stand still, for meters that are made after it.
+    pub fn set_still_after(&self, still_after: Duration) {
+        self.script().still_after = Some(still_after);
+    }
+
+    /// Makes readers wait until they are no longer made to.
+    pub fn set_hanging(&self, hanging: bool) {
+        let (hangs, woken) = &*self.hangs;
+        *hangs.lock().unwrap_or_else(PoisonError::into_inner) = hanging;
+        woken.notify_all();
+    }
+
+    fn wait(&self) {
+        let (hangs, woken) = &*self.hangs;
+        let hangs = hangs.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(woken.wait_while(hangs, |hangs| *hangs));
+    }
+
     /// Makes readings fail, or no longer.
     pub fn set_failing(&self, failing: bool) {
         self.script().failing = failing;
@@ -99,6 +123,7 @@ impl ScriptHandle {
 
 impl Meter for ScriptedMeter {
     fn read(&mut self) -> Result<Vec<Reading>, MeterError> {
+        self.script.wait();
         let script = self.script.script();
         if script.failing {
             return Err(MeterError::Scripted);
@@ -120,6 +145,14 @@ impl Meter for ScriptedMeter {
             // A script of a new process begins at 0, but counters do not fall within a boot.
             script.counter_uj = script.counter_uj.max(last.counter_uj);
         }
+    }
+
+    fn roots(&self) -> Vec<Root> {
+        vec![self.script.script().root.clone()]
+    }
+
+    fn still_after(&self) -> Option<Duration> {
+        self.script.script().still_after
     }
 
     fn describe(&self) -> String {

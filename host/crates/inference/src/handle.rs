@@ -237,6 +237,7 @@ impl Owner {
             runs: 1,
             rows: inputs.first().map_or(1, Tensor::rows),
             cpu_ns: 0,
+            busy_ns: 0,
         }
     }
 }

@@ -29,7 +29,8 @@ pub enum JournalError {
     },
     /// A record was written by a newer host.
     #[error(
-        "segment {segment} has a record of version {version} at byte {offset}; this host knows version 1"
+        "segment {segment} has a record of version {version} at byte {offset}; this host knows version {}",
+        crate::record::VERSION
     )]
     UnknownVersion {
         /// The segment's number.

@@ -168,7 +168,14 @@ impl State {
         let ended: Vec<_> = ended.map(|claim| claim.call.invocation).collect();
         ended.iter().for_each(|&invocation| self.unfinish(invocation));
         self.ended.extend(&ended);
-        self.at_rest.last_readings.clone_from(&slice.readings);
+        let last = &mut self.at_rest.last_readings;
+        for now in &slice.readings {
+            // A root that a slice misses stays where it was.
+            match last.iter_mut().find(|last| last.root.name == now.root.name) {
+                Some(last) => last.clone_from(now),
+                None => last.push(now.clone()),
+            }
+        }
         self.at_rest.cuts.push(Cut {
             at: slice.at,
             readings: slice.readings.clone(),

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     fn payload(text: &str) -> Vec<u8> {
-        [&[1, 1][..], text.as_bytes()].concat()
+        [&[crate::record::VERSION, 1][..], text.as_bytes()].concat()
     }
 
     /// All payloads of a segment, and what stands after them.

@@ -11,7 +11,7 @@ use crate::fold::Checkpoint;
 use crate::{JournalError, MAX_RECORD_BYTES};
 
 /// The version of the encoding. A change of any type below needs a new one.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// One thing that the node must not forget.
 ///

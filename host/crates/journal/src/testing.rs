@@ -104,6 +104,8 @@ pub(crate) fn slice(index: u64, second: i64, counter_uj: u64, claims: Vec<Claim>
         readings: vec![reading(counter_uj)],
         activity,
         claims,
+        faults: vec![],
+        weights: vec![],
     }
 }
 
@@ -132,6 +134,7 @@ pub(crate) fn window(n: u128, seq: u64, to: i64, end_uj: u64, lines: Vec<Receipt
             boot_id: Uuid::from_u128(7),
             start_uj: 0,
             end_uj,
+            faults: vec![],
         }],
         transfers: vec![Transfer {
             ordinal: 0,

@@ -5,7 +5,7 @@ use db::{
     TenantFilter,
 };
 use domain::account::Account;
-use domain::energy::{Provenance, Root};
+use domain::energy::{FaultKind, Provenance, Root};
 use domain::posting::{
     Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
 };
@@ -314,6 +314,7 @@ pub fn window(seq: u64, prev_hash: Digest, to: OffsetDateTime) -> Posting {
         boot_id: BOOT,
         start_uj: 1_000 + seq * 100,
         end_uj: 1_100 + seq * 100,
+        faults: vec![FaultKind::Silent, FaultKind::Gap],
     }];
     posting.transfers = vec![
         transfer(0, meter(), Account::Tenant(A), TransferKind::Dynamic, 30),
@@ -374,6 +375,7 @@ fn line(seq: u64, tenant: TenantId, fuel: u64, energy_uj: u64, to: OffsetDateTim
                 runs: 1,
                 rows: 2,
                 cpu_ns: u64::MAX >> 1,
+                busy_ns: 3,
             }],
         },
         energy_uj: Some(energy_uj),

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use super::OpenReceipts;
 use crate::account::Account;
-use crate::energy::Reading;
+use crate::energy::{FaultKind, Reading};
 use crate::posting::{Call, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit};
 use crate::{InvocationId, Name, NodeId, Outcome, TenantId, Usage};
 
@@ -90,6 +90,7 @@ impl Draft {
             boot_id: now.boot_id,
             start_uj: at_uj,
             end_uj: at_uj,
+            faults: Vec::new(),
         });
     }
 
@@ -102,6 +103,17 @@ impl Draft {
         if let Some(row) = self.roots.iter_mut().rfind(continues) {
             row.root = now.root.clone();
             row.end_uj = now.counter_uj;
+        }
+    }
+
+    /// Marks the root's row, which stands at `last`, with a fault of its meter.
+    pub(super) fn mark(&mut self, last: &Reading, kind: FaultKind) {
+        self.extend(last, last);
+        let is_its = |row: &&mut PostingRoot| row.root.name == last.root.name;
+        if let Some(row) = self.roots.iter_mut().rfind(is_its)
+            && let Err(at) = row.faults.binary_search(&kind)
+        {
+            row.faults.insert(at, kind);
         }
     }
 

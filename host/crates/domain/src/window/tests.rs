@@ -1,6 +1,7 @@
 //! The rules of sealing, over random histories of a node.
 
 mod by_hand;
+mod faults;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,8 +10,9 @@ use time::Duration;
 use uuid::Uuid;
 
 use super::*;
-use crate::energy::{Activity, Provenance, Root};
+use crate::energy::{Activity, FaultKind, MeterFault, Provenance, Root};
 use crate::posting::{CallKind, Claim, Transfer, Unit};
+use crate::weights::{Class, ClassWeights, RootWeights, Weights};
 use crate::{Name, TenantId, Work};
 
 const CALLS: u128 = 6;
@@ -32,6 +34,39 @@ struct Drawn {
     metered: [Metered; 2],
     activity: [u64; 3],
     claims: Vec<(u128, [u64; 4])>,
+    weights: Vec<RootWeights>,
+}
+
+/// Weights for none, one or both roots, with a class of their own for call 1.
+fn any_weights() -> impl Strategy<Value = Vec<RootWeights>> {
+    let weight = || prop_oneof![Just(0), 0..30_000_000_u32, Just(u32::MAX)];
+    let base = [
+        weight(),
+        weight(),
+        weight(),
+        weight(),
+        weight(),
+        weight(),
+        weight(),
+    ];
+    let one = (
+        0..ROOTS.len(),
+        0..3_000_000_u64,
+        base,
+        [weight(), weight(), weight()],
+    );
+    let one = one.prop_map(|(root, floor_uw, base, [guest, model, busy])| RootWeights {
+        root: ROOTS[root].into(),
+        floor_uw,
+        base: Weights(base),
+        classes: vec![ClassWeights {
+            class: Class::of(&call(1)),
+            guest,
+            model,
+            busy,
+        }],
+    });
+    vec(one, 0..3)
 }
 
 fn any_metered() -> impl Strategy<Value = Metered> {
@@ -52,8 +87,9 @@ fn any_slices() -> impl Strategy<Value = Vec<Drawn>> {
         [any_metered(), any_metered()],
         [0..4_000_000_000_u64, 0..2_000_000_000, 0..500_000_000],
         vec(claim, 0..5),
+        any_weights(),
     );
-    let drawn = slice.prop_map(|(length_ns, metered, activity, mut claims)| {
+    let drawn = slice.prop_map(|(length_ns, metered, activity, mut claims, weights)| {
         claims.sort_unstable();
         claims.dedup_by_key(|(call, _)| *call);
         Drawn {
@@ -61,6 +97,7 @@ fn any_slices() -> impl Strategy<Value = Vec<Drawn>> {
             metered,
             activity,
             claims,
+            weights,
         }
     });
     vec(drawn, 1..8)
@@ -100,6 +137,7 @@ fn usage([fuel, cpu_ns, model_ns, bytes_in]: [u64; 4]) -> Usage {
         runs: 1,
         rows: 2,
         cpu_ns: model_ns,
+        busy_ns: 0,
     };
     let work = if model_ns > 0 { vec![work] } else { vec![] };
     Usage {
@@ -126,6 +164,13 @@ fn reading(name: &str, boot: u128, at_ns: u64, counter_uj: u64) -> Reading {
         counter_uj,
         floor_uw: 1_000_000,
         state: vec![],
+    }
+}
+
+fn fault(root: &str, kind: FaultKind) -> MeterFault {
+    MeterFault {
+        root: root.into(),
+        kind,
     }
 }
 
@@ -167,7 +212,7 @@ impl History {
         };
         for (index, drawn) in (0..).zip(drawn) {
             at_ns += drawn.length_ns;
-            let mut readings = vec![];
+            let (mut readings, mut faults) = (vec![], vec![]);
             for (n, metered) in drawn.metered.iter().enumerate() {
                 let reading = &mut last[n];
                 reading.at_ns = at_ns;
@@ -181,7 +226,9 @@ impl History {
                 }
                 reading.counter_uj += metered.grown_uj;
                 pending[n] += metered.grown_uj;
-                if !metered.missed {
+                if metered.missed {
+                    faults.push(fault(ROOTS[n], FaultKind::Silent));
+                } else {
                     *history.metered_uj.get_mut(ROOTS[n]).unwrap() += std::mem::take(&mut pending[n]);
                     readings.push(reading.clone());
                 }
@@ -201,6 +248,8 @@ impl History {
                 readings,
                 activity,
                 claims,
+                faults,
+                weights: drawn.weights.clone(),
             });
         }
         history.last = last;
@@ -364,6 +413,7 @@ proptest! {
             if seed % 2 == 0 {
                 slice.claims.reverse();
                 slice.readings.reverse();
+
             }
         }
         let (one, other) = (sealer().seal(&history.slices), sealer().seal(&shuffled));
@@ -392,6 +442,7 @@ proptest! {
         grown_uj in 0..900_000_u64,
         length_ns in 0..300_000_000_u64,
         used in vec(0..90_000_000_u64, 1..5),
+        weights in any_weights(),
     ) {
         let slice = |index: u64, times: u64| {
             let (at_ns, counter_uj) = ((index + 1) * length_ns * times, 1_000 + (index + 1) * grown_uj * times);
@@ -406,6 +457,8 @@ proptest! {
                 readings: vec![reading(ROOTS[0], 1, at_ns, counter_uj)],
                 activity: Activity { machine_ns: 500_000_000 * times, ..Activity::default() },
                 claims: claims.collect(),
+                faults: vec![],
+                weights: weights.clone(),
             }
         };
         let fine: Vec<_> = (0..pieces).map(|index| slice(index, 1)).collect();
@@ -414,6 +467,32 @@ proptest! {
             let moved_uj = fine.energy_uj.unwrap().abs_diff(whole.energy_uj.unwrap());
             prop_assert!(moved_uj <= pieces, "{} µJ", moved_uj);
         }
+    }
+
+    /// Additivity: a call whose use is claimed in two parts costs what it would in one. Monotone: who used more pays no less.
+    #[test]
+    fn parts_cost_what_the_whole_does_and_more_is_never_cheaper(
+        drawn in any_slices(),
+        more in [0..9_000_000_u64, 0..9_000_000, 0..9_000_000, 0..9_000_000],
+    ) {
+        let mut history = History::of(&drawn);
+        history.slices.truncate(1);
+        let slice = &mut history.slices[0];
+        slice.activity.host_ns = u64::MAX >> 8;
+        slice.claims.retain(|claim| claim.call != call(2) && claim.call != call(3));
+        let claim = |n, used| Claim { call: call(n), usage: usage(used), outcome: None };
+        let twice = more.map(|amount| amount * 2);
+        let with = |claims: Vec<Claim>| {
+            let mut slice = slice.clone();
+            slice.claims.extend(claims);
+            let posting = sealer().seal(&[slice]);
+            let of = |n| posting.lines.iter().find(|l| l.call == call(n)).and_then(|l| l.energy_uj).unwrap_or(0);
+            of(2)
+        };
+        let whole = with(vec![claim(2, twice)]);
+        prop_assert_eq!(with(vec![claim(2, more), claim(2, more)]), whole);
+        let alone = with(vec![claim(2, more)]);
+        prop_assert!(alone <= whole + ROOTS.len() as u64);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::account::Account;
 use crate::verify::PostingError;
 
 /// Two windows by hand, with a reboot in the second.
-fn two_windows() -> (Sealer, Posting, Posting) {
+pub(super) fn two_windows() -> (Sealer, Posting, Posting) {
     let mut sealer = sealer();
     let activity = Activity {
         machine_ns: 100,
@@ -29,6 +29,8 @@ fn two_windows() -> (Sealer, Posting, Posting) {
             claim(2, [5, 20, 20, 1], None),
             claim(1, [7, 10, 0, 1], Some(Outcome::Ok)),
         ],
+        faults: vec![],
+        weights: vec![],
     };
     let second = Slice {
         index: 1,
@@ -39,6 +41,8 @@ fn two_windows() -> (Sealer, Posting, Posting) {
         ],
         activity,
         claims: vec![claim(2, [5, 20, 0, 1], Some(Outcome::FuelExhausted))],
+        faults: vec![],
+        weights: vec![],
     };
     let (first, second) = (sealer.seal(&[first]), sealer.seal(&[second]));
     (sealer, first, second)
@@ -95,6 +99,8 @@ fn fallen_and_missed_counters_are_not_charged_to_calls() {
             usage: usage([1, 10, 0, 0]),
             outcome: None,
         }],
+        faults: vec![],
+        weights: vec![],
     };
     let at = |counter_uj| vec![reading(ROOTS[0], 1, 0, counter_uj)];
     let posting = sealer.seal(&[
@@ -130,6 +136,8 @@ fn windows_never_overlap_when_the_wall_clock_is_set_back() {
         readings: baseline(),
         activity: Activity::default(),
         claims: vec![],
+        faults: vec![],
+        weights: vec![],
     };
     let posting = sealer.seal(&[slice]);
     assert_eq!((posting.from, posting.to), (start(), start()));
@@ -268,12 +276,72 @@ fn the_encoding_stays() {
         second.compute_hash(),
     ];
     let expected: [&str; 4] = [
-        "375408569675aeaaa585656f8fa70227b2122bd683a951d2c2c23b930c0b1b37",
-        "d2fbb2f60c869709b7ee38448eb99dda2a4f1817d32ba507ca63fbf1e93e6033",
+        "eb3b5d9909206e3f55cd5b10ca01ebac16297a88c58d697de2b12b76a065014e",
+        "174cc6b69af9f00ee191577f293d3b8418c28bf2a6e355d37893f54f5210213a",
         "ab2150a9ca47ac59471ee418b8bfed06e5f5260b8543093e7a3867de7cdefd44",
-        "ae41ce74ef5b4e9f355241c9aa779ce2c9c424240ed7b5402ba4c9eeccb30793",
+        "9fd452601214cf40f53e4f7573f7b25308cc6ccdbb7095f233153f5cdc06e3c1",
     ];
     assert_eq!(digests.map(|digest| digest.hex()), expected);
+}
+
+/// Lines of before devices were metered keep their leaves; those with a device's time are told apart.
+#[test]
+fn busy_time_changes_the_leaf_only_where_there_is_some() {
+    let (_, first, _) = two_windows();
+    let line = &first.lines[1];
+    assert_eq!(line.usage.work.len(), 1);
+    let mut leaves = vec![line.leaf()];
+    for busy_ns in [1, 2] {
+        let mut worked = line.clone();
+        worked.usage.work[0].busy_ns = busy_ns;
+        leaves.push(worked.leaf());
+    }
+    leaves.sort();
+    leaves.dedup();
+    assert_eq!(leaves.len(), 3);
+}
+
+#[test]
+fn every_weight_of_a_slice_is_hashed() {
+    let slice = |weights| Slice {
+        index: 0,
+        at: start(),
+        readings: vec![],
+        activity: Activity::default(),
+        claims: vec![],
+        weights,
+        faults: vec![],
+    };
+    let digest = |weights| encoding::inputs_digest(&[], &[slice(weights)], None);
+    let weights = RootWeights {
+        root: "package-0".into(),
+        floor_uw: 9,
+        base: Weights([1, 2, 3, 4, 5, 6, 7]),
+        classes: vec![ClassWeights {
+            class: Class::of(&call(3)),
+            guest: 8,
+            model: 9,
+            busy: 10,
+        }],
+    };
+    let changes: [fn(&mut RootWeights); 7] = [
+        |w| w.root.push('x'),
+        |w| w.floor_uw += 1,
+        |w| w.base.0[6] += 1,
+        |w| w.classes[0].guest += 1,
+        |w| w.classes[0].busy += 1,
+        |w| w.classes[0].class = Class::Publish,
+        |w| w.classes.clear(),
+    ];
+    let mut digests = vec![digest(vec![]), digest(vec![weights.clone()])];
+    for change in changes {
+        let mut changed = weights.clone();
+        change(&mut changed);
+        digests.push(digest(vec![changed]));
+    }
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), 9);
 }
 
 fn finished(n: u128, used: [u64; 4]) -> Finished {
@@ -306,6 +374,8 @@ fn a_crash_by_hand() {
         readings: vec![reading(ROOTS[0], 1, 0, counter_uj)],
         activity: Activity::default(),
         claims,
+        faults: vec![],
+        weights: vec![],
     };
     sealer.seal(&[slice(0, 1_000, vec![claim(1, None), claim(2, None)])]);
     // Calls 1 and 3 end before the crash, 3 in a slice too; 4 was never in a slice; 2 is lost.

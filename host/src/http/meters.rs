@@ -1,0 +1,160 @@
+//! `/api/v1/ledger/meters`: what meters this node, for those who read the ledger. Tenants never see it: power by
+//! the second tells what a neighbour does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use domain::NodeId;
+use domain::energy::{FaultKind, Provenance};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::Principal;
+use super::refusals::Keyed;
+use super::{Shared, schema};
+use crate::app::App;
+use crate::flow::Error;
+use crate::flow::meters::Seen;
+use crate::metrics::LastWindow;
+
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(get_meters))
+}
+
+/// What meters a node.
+#[derive(Serialize, ToSchema)]
+struct Meters {
+    /// The node.
+    #[schema(value_type = Uuid)]
+    node: NodeId,
+    /// When it was looked.
+    #[serde(with = "time::serde::rfc3339")]
+    at: OffsetDateTime,
+    /// What is read, by name.
+    roots: Vec<Root>,
+    /// Where the last window's energy went.
+    last_window: Window,
+    /// All that might have been a meter when the host started.
+    candidates: Vec<Candidate>,
+}
+
+/// A source of readings, as it was seen last.
+#[derive(Serialize, ToSchema)]
+struct Root {
+    /// The root's name.
+    #[schema(example = "package-0")]
+    root: String,
+    /// The kind of meter; null where it was never read.
+    #[schema(example = "rapl")]
+    kind: Option<String>,
+    /// How its readings come about.
+    #[schema(value_type = Option<schema::Provenance>)]
+    provenance: Option<Provenance>,
+    /// One standard deviation in millionths of a reading.
+    uncertainty_ppm: Option<u32>,
+    /// Its counter, in microjoules.
+    counter_uj: Option<u64>,
+    /// Mean power between the last two readings, in microwatts.
+    power_uw: Option<u64>,
+    /// Power with nothing to do, in microwatts, as the meter knows it.
+    floor_uw: Option<u64>,
+    /// Whether it measures the whole machine and is held against the others, not billed.
+    calibrates: bool,
+    /// What is wrong with it now; null where nothing is.
+    #[schema(value_type = Option<schema::FaultKind>)]
+    fault: Option<FaultKind>,
+}
+
+impl Root {
+    fn of((name, seen): (String, Seen)) -> Self {
+        let (reading, root) = (
+            seen.reading.as_ref(),
+            seen.reading.as_ref().map(|reading| &reading.root),
+        );
+        Self {
+            root: name,
+            kind: root.map(|root| root.kind.clone()),
+            provenance: root.map(|root| root.provenance),
+            uncertainty_ppm: root.map(|root| root.uncertainty_ppm),
+            counter_uj: reading.map(|reading| reading.counter_uj),
+            power_uw: seen.power_uw,
+            floor_uw: reading.map(|reading| reading.floor_uw),
+            calibrates: seen.calibrates,
+            fault: seen.fault,
+        }
+    }
+}
+
+/// Where the last window's energy went.
+#[derive(Serialize, ToSchema)]
+struct Window {
+    /// How long it was, in milliseconds; 0 before the first.
+    span_ms: u64,
+    /// Microjoules by kind: `dynamic` is the tenants'.
+    #[schema(value_type = HashMap<String, u64>)]
+    energy_uj: BTreeMap<&'static str, u64>,
+    /// What nobody can place, in millionths of all.
+    unattributed_ppm: u64,
+}
+
+impl From<LastWindow> for Window {
+    fn from(last: LastWindow) -> Self {
+        Self {
+            span_ms: u64::try_from(last.span.whole_milliseconds()).unwrap_or_default(),
+            unattributed_ppm: last.unattributed_ppm(),
+            energy_uj: last
+                .energy_uj
+                .into_iter()
+                .map(|(kind, uj)| (kind.as_str(), uj))
+                .collect(),
+        }
+    }
+}
+
+/// Something that might meter the machine.
+#[derive(Serialize, ToSchema)]
+struct Candidate {
+    /// Where it was found.
+    #[schema(example = "rapl")]
+    source: &'static str,
+    /// Which one.
+    subject: String,
+    /// `root`, `calibrates`, `left` or `unusable`.
+    verdict: &'static str,
+    /// Why, and what to do about it.
+    reason: String,
+}
+
+impl From<&energy::Candidate> for Candidate {
+    fn from(candidate: &energy::Candidate) -> Self {
+        Self {
+            source: candidate.source,
+            subject: candidate.subject.clone(),
+            verdict: candidate.verdict.as_str(),
+            reason: candidate.reason.clone(),
+        }
+    }
+}
+
+/// Get the meters
+///
+/// What meters this node, how sure it is, what is wrong with it, and why everything else is left.
+#[utoipa::path(
+    get, path = "/api/v1/ledger/meters", tag = "ledger",
+    responses((status = 200, body = Meters, description = "The meters of the node that answers."), Keyed)
+)]
+async fn get_meters(State(app): Shared, principal: Principal) -> Result<Json<Meters>, Error> {
+    principal.audits()?;
+    Ok(Json(Meters {
+        node: app.node,
+        at: app.clock.now(),
+        roots: app.meters.roots().into_iter().map(Root::of).collect(),
+        last_window: app.metrics.last_window().into(),
+        candidates: app.meters.candidates().iter().map(Candidate::from).collect(),
+    }))
+}
