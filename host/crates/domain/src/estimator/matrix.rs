@@ -97,10 +97,10 @@ impl Symmetric {
         }
         // The inverse of the factor, by rows; its outer product with itself is the inverse.
         let mut factor: Vec<Vec<f64>> = Vec::with_capacity(size);
-        for row in 0..size {
-            let pivot = lower[row][row];
+        for (row, lower) in lower.iter().enumerate() {
+            let pivot = lower[row];
             let below = |column: usize| {
-                let known = (column..row).map(|at| lower[row][at] * factor[at][column]);
+                let known = (column..row).map(|at| lower[at] * factor[at][column]);
                 -known.sum::<f64>() / pivot
             };
             let mut cells: Vec<f64> = (0..row).map(below).collect();
