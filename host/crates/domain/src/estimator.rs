@@ -27,6 +27,15 @@
 //! through the lowest is drawn on to no use. It is bounded by the lowest power seen lately ([`envelope`]).
 //! It is not what utilisation leaves over: at full load that would be nothing.
 //!
+//! **How often to learn.** As often as the meter allows, ten times a slice with RAPL: in a short while fewer
+//! work at once, so that a minute tells more of who costs what. A reading that is late by more than some
+//! percent of that while tells less: a slow meter is to be learnt from once a slice. What is given to
+//! [`Estimator::observe`] may thus be a part of a slice, and need not be kept.
+//!
+//! **What it cannot know.** How many threads of one call ran at the same time: what is not linear is shared
+//! by CPU time, and a call that used four CPUs at once is charged some percent more of it than its Shapley
+//! share. How long a device stays awake after work, if it never sleeps: that is floor then.
+//!
 //! Floats are in here alone; what leaves is rounded to integers.
 
 mod envelope;

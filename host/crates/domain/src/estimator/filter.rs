@@ -6,20 +6,20 @@
 //! Units within: watts, CPUs busy (or devices), 10⁹ bytes or fuel per second, seconds. The formula is in
 //! [`super`].
 
-use std::collections::BTreeMap;
+mod classes;
+mod fit;
+mod report;
 
 use serde::{Deserialize, Serialize};
 
 use super::envelope::Envelope;
 use super::matrix::{Symmetric, dot};
-use super::{Banded, RootModel, Z95, per_second, whole_uw, whole_weights};
+use super::{Banded, Z95, per_second, whole_uw, whole_weights};
 use crate::attribution::Span;
 use crate::calibrate::Calibration;
-use crate::energy::{Provenance, Root};
+use crate::energy::Root;
 use crate::posting::Slice;
-use crate::weights::{
-    Class, FEATURES, Feature, Features, Weights, class_features, is_device, other_features,
-};
+use crate::weights::{Class, FEATURES, Feature, Features, Weights, class_features, is_device};
 
 /// Classes that one root tells apart; the others go by the common weights.
 pub(super) const MAX_CLASSES: usize = 32;
@@ -285,137 +285,6 @@ impl Filter {
         self.deviate(&by_class, length_ns);
     }
 
-    /// Adds a slice to the sums. Slices of less dynamic power say more of the floor, and are weighed so.
-    fn learn(&mut self, power_w: f64, slope: &[f64], seconds: f64) {
-        let dynamic_w = dot(slope, &self.state) - self.at(FLOOR);
-        let scale_w = dynamic_w.max(0.0) + IDLE_DOUBT * power_w.max(1e-3);
-        let left_w = power_w - self.floor_offset_w - self.at(FLOOR) - dynamic_w;
-        let sigmas = left_w.abs() / (scale_w * self.noise.sqrt());
-        let mut weight = 1.0 / (scale_w * scale_w);
-        if self.slices > FIT_ALWAYS {
-            weight *= (OUTLIER / sigmas).min(1.0);
-            let new = (left_w / scale_w).powi(2).min(OUTLIER * OUTLIER * self.noise);
-            self.noise = (self.noise + (new - self.noise) / NOISE_MEMORY).max(1e-7);
-            if self.measured {
-                self.follow_floor(left_w, power_w / scale_w * IDLE_DOUBT, seconds);
-            }
-        }
-        let keep = (-seconds / MEMORY_S).exp();
-        self.products.scale(keep);
-        self.products.add_outer(slope, weight);
-        let target_w = power_w - self.floor_offset_w;
-        for (sum, slope) in self.powers.iter_mut().zip(slope) {
-            *sum = *sum * keep + weight * slope * target_w;
-        }
-    }
-
-    /// What idle slices are off by of late is the floor's: it moves with the machine's temperature.
-    /// `idleness` is 1 for a slice with no dynamic power.
-    fn follow_floor(&mut self, left_w: f64, idleness: f64, seconds: f64) {
-        let part = seconds / (seconds + FLOOR_MEMORY_S) * idleness.clamp(0.0, 1.0).powi(2);
-        let limit_w = 0.2 * self.at(FLOOR);
-        self.floor_offset_w = (self.floor_offset_w + part * left_w).clamp(-limit_w, limit_w);
-    }
-
-    /// Fits the state to the sums and to what was expected: least squares with a ridge, and with costs and
-    /// the floor kept to where they can be.
-    fn fit(&mut self) {
-        let unit_w = self.unit_w();
-        let mut normal = self.products.clone();
-        normal.scale(1.0 / self.noise);
-        let mut target: Vec<f64> = self.powers.iter().map(|sum| sum / self.noise).collect();
-        let mut free = vec![true; self.state.len()];
-        let mut fixed = vec![0.0; self.state.len()];
-        for (at, (mean, sd)) in self.expected.iter().enumerate() {
-            let unit_w = if at == FLOOR { 1.0 } else { unit_w };
-            let (mean_w, sd_w) = (mean * unit_w, sd * unit_w);
-            if sd_w > 0.0 {
-                normal.add(at, 1.0 / (sd_w * sd_w));
-                target[at] += mean_w / (sd_w * sd_w);
-            } else {
-                (free[at], fixed[at]) = (false, mean_w);
-            }
-        }
-        // What a CPU costs on the mean is known from the means: deviations are from that.
-        let mut mean = vec![0.0];
-        mean.extend(common_slope(self.busy));
-        mean.resize(self.state.len(), 0.0);
-        let weight = (COMMON_DOUBT * unit_w).powi(-2);
-        normal.add_outer(&mean, weight);
-        for (target, mean) in target.iter_mut().zip(&mean) {
-            *target += weight * mean * unit_w;
-        }
-        let offset_w = self.floor_offset_w;
-        let noise = 2.0 * IDLE_DOUBT * self.noise.sqrt();
-        let most_w = self.envelope.bound_w().unwrap_or(f64::INFINITY) * (1.0 + noise) - offset_w;
-        let mut spread = None;
-        // Each round fixes what leaves its bounds; four can.
-        for _ in 0..5 {
-            let Some(inverse) = normal.inverse(&free) else {
-                return;
-            };
-            let known = normal.times(&fixed);
-            let rest: Vec<f64> = target
-                .iter()
-                .zip(&known)
-                .map(|(target, known)| target - known)
-                .collect();
-            let mut fitted = inverse.times(&rest);
-            for (fitted, fixed) in fitted.iter_mut().zip(&fixed) {
-                *fitted += fixed;
-            }
-            let bounds = [
-                (FLOOR, 0.0, most_w),
-                (WAKE, 0.0, f64::INFINITY),
-                (TRAFFIC, 0.0, f64::INFINITY),
-                (FUEL, 0.0, f64::INFINITY),
-            ];
-            let out = bounds.into_iter().find_map(|(at, least, most)| {
-                let value = *fitted.get(at)?;
-                (free[at] && (value < least || value > most))
-                    .then(|| (at, value.clamp(least, most.max(least))))
-            });
-            let Some((at, value)) = out else {
-                // What stands at its bound is not known better than without it.
-                (self.state, self.covariance) = (fitted, spread.unwrap_or(inverse));
-                return;
-            };
-            (free[at], fixed[at]) = (false, value);
-            spread.get_or_insert(inverse);
-        }
-    }
-
-    /// What system and foreign load used. The kernel counts the machine's time in steps: what it was behind
-    /// the host's own clock comes off the next slices' foreign time, or noise would always count as load.
-    fn others(&mut self, slice: &Slice, root: &Root) -> [Features; 2] {
-        let [system, foreign] = other_features(slice, root);
-        let activity = &slice.activity;
-        let ours_ns = activity.host_ns.saturating_add(activity.postgres_ns);
-        let behind_ns = self
-            .behind_ns
-            .saturating_add(ours_ns.saturating_sub(activity.machine_ns));
-        let foreign_ns = foreign.get(Feature::Foreign);
-        self.behind_ns = behind_ns.saturating_sub(foreign_ns).min(MOST_BEHIND_NS);
-        let foreign = Features::of(Feature::Foreign, foreign_ns.saturating_sub(behind_ns));
-        [system, foreign]
-    }
-
-    /// Follows the mean deviation of guests, fuel included, by their CPU time: the host's own code is of that
-    /// kind, but burns no fuel.
-    fn deviate(&mut self, by_class: &BTreeMap<Class, Features>, length_ns: u64) {
-        let (mut deviating_w, mut busy) = (0.0, 0.0);
-        for (class, features) in by_class {
-            let guest = features.get(Feature::Guest) as f64 / length_ns as f64;
-            let place = self.places.iter().position(|place| place.class == *class);
-            deviating_w += place.map_or(0.0, |place| self.at(CLASSES + place)) * guest;
-            deviating_w += self.at(FUEL) * features.get(Feature::Fuel) as f64 / length_ns as f64;
-            busy += guest;
-        }
-        let [sum, weight] = &mut self.deviating;
-        *sum += (deviating_w - *sum) / DEVIATION_MEMORY;
-        *weight += (busy - *weight) / DEVIATION_MEMORY;
-    }
-
     fn begin_with(&mut self, busy: f64, meter_floor_w: f64) -> bool {
         if busy < LEAST_BUSY {
             return false;
@@ -443,48 +312,6 @@ impl Filter {
     fn unit_w(&self) -> f64 {
         let floor_w = self.at(FLOOR).min(0.95 * self.mean_power_w);
         ((self.mean_power_w - floor_w) / self.busy.max(LEAST_BUSY)).max(1e-3)
-    }
-
-    /// The place of a class, a new one if it is busy and there is room.
-    fn place(&mut self, class: &Class, busy: f64) -> Option<usize> {
-        let known = self.places.iter().position(|place| place.class == *class);
-        if known.is_none() && busy <= 0.0 {
-            return None;
-        }
-        let seen = self.slices;
-        if let Some(index) = known {
-            if let (Some(place), true) = (self.places.get_mut(index), busy > 0.0) {
-                place.seen = seen;
-            }
-            return Some(index);
-        }
-        let fresh = Place {
-            class: class.clone(),
-            seen,
-        };
-        if self.places.len() < MAX_CLASSES {
-            self.places.push(fresh);
-            self.state.push(0.0);
-            self.powers.push(0.0);
-            self.expected.push((0.0, MIX));
-            self.products.grow();
-            return Some(self.places.len() - 1);
-        }
-        let (index, oldest) = self
-            .places
-            .iter_mut()
-            .enumerate()
-            .min_by_key(|(_, place)| place.seen)?;
-        if oldest.seen + CLASS_KEPT > seen {
-            return None;
-        }
-        *oldest = fresh;
-        self.set(CLASSES + index, 0.0);
-        self.products.clear(CLASSES + index);
-        if let Some(sum) = self.powers.get_mut(CLASSES + index) {
-            *sum = 0.0;
-        }
-        Some(index)
     }
 
     /// Whether a slice has told what a CPU costs.
@@ -551,84 +378,5 @@ impl Filter {
     /// CPUs (or devices) busy of late.
     pub(super) fn busy(&self) -> f64 {
         self.busy
-    }
-
-    /// The derivatives of the cost of `features` of the class at `place` by the state.
-    fn cost_slope(&self, place: Option<usize>, features: &Features) -> Vec<f64> {
-        let (amount, time) = (|f: Feature| features.get(f) as f64, features.time_ns() as f64);
-        let mut slope = vec![0.0];
-        slope.extend(common_slope(self.busy).map(|term| term * time));
-        slope.extend(OWN.map(amount));
-        slope.resize(self.state.len(), 0.0);
-        if let Some(cell) = place.and_then(|place| slope.get_mut(CLASSES + place)) {
-            *cell = time;
-        }
-        slope
-    }
-
-    /// Half the 95 % band of what `features` of a class cost in one slice, relative to the cost: how well the
-    /// weights are known, and how far a slice is from the model. 1 where nothing is known yet.
-    pub(super) fn relative_band(&self, class: &Class, features: &Features) -> f64 {
-        if self.state.is_empty() {
-            return 1.0;
-        }
-        let place = self.places.iter().position(|place| place.class == *class);
-        let slope = self.cost_slope(place, features);
-        let cost = dot(&slope, &self.state);
-        let mut variance = dot(&slope, &self.covariance.times(&slope)).max(0.0);
-        if place.is_none() && self.measured {
-            variance += (MIX * self.unit_w() * features.time_ns() as f64).powi(2);
-        }
-        if cost <= 0.0 {
-            return 0.0;
-        }
-        Z95 * (variance / (cost * cost) + self.noise).sqrt()
-    }
-
-    /// All of it, for people.
-    pub(super) fn model(&self, root: &Root) -> RootModel {
-        // A modelled meter's error is in all that is fitted to it.
-        let doubt = match root.provenance {
-            Provenance::Measured => 0.0,
-            _ => f64::from(root.uncertainty_ppm) / 1e6,
-        };
-        let banded = |watts: f64, variance: f64| {
-            let sd_w = (variance.max(0.0) + (doubt * watts).powi(2)).sqrt();
-            Banded::rounded(watts.max(0.0) * 1e6, Z95 * sd_w * 1e6)
-        };
-        let begun = !self.state.is_empty();
-        let spread = |place: Option<usize>, feature: Feature| {
-            let slope = self.cost_slope(place, &Features::of(feature, 1));
-            dot(&slope, &self.covariance.times(&slope))
-        };
-        let shared = Feature::ALL
-            .into_iter()
-            .filter(|feature| begun && self.shared_by(*feature));
-        let weight = |feature: Feature| {
-            let watts = self.weight_w(feature, 0.0, self.busy);
-            (feature, banded(watts, spread(None, feature)))
-        };
-        let main = if self.device {
-            Feature::Busy
-        } else {
-            Feature::Guest
-        };
-        let own = |(index, place): (usize, &Place)| {
-            let watts = self.weight_w(main, self.at(CLASSES + index), self.busy);
-            (place.class.clone(), banded(watts, spread(Some(index), main)))
-        };
-        let (floor_w, floor) = match begun {
-            true => (self.floor_w(), self.covariance.get(FLOOR, FLOOR)),
-            // Nothing but the meter's word.
-            false => (self.prior_floor_w, (MIX * self.prior_floor_w).powi(2)),
-        };
-        RootModel {
-            root: root.clone(),
-            slices: self.slices,
-            noise_ppm: (self.noise.sqrt() * 1e6).round() as u64,
-            floor_uw: banded(floor_w, floor),
-            weights: shared.map(weight).collect(),
-            classes: self.places.iter().enumerate().map(own).collect(),
-        }
     }
 }

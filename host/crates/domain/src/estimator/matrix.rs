@@ -96,13 +96,16 @@ impl Symmetric {
             }
         }
         // The inverse of the factor, by rows; its outer product with itself is the inverse.
-        let mut factor = vec![vec![0.0; size]; size];
-        for row in 0..size {
-            factor[row][row] = 1.0 / lower[row][row];
-            for column in 0..row {
-                let known: f64 = (column..row).map(|at| lower[row][at] * factor[at][column]).sum();
-                factor[row][column] = -known / lower[row][row];
-            }
+        let mut factor: Vec<Vec<f64>> = Vec::with_capacity(size);
+        for (row, lower) in lower.iter().enumerate() {
+            let pivot = lower[row];
+            let below = |column: usize| {
+                let known = (column..row).map(|at| lower[at] * factor[at][column]);
+                -known.sum::<f64>() / pivot
+            };
+            let mut cells: Vec<f64> = (0..row).map(below).collect();
+            cells.push(1.0 / pivot);
+            factor.push(cells);
         }
         let mut inverse = Self::zero(self.size);
         for row in 0..size {
