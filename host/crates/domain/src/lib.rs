@@ -5,6 +5,7 @@
 pub mod account;
 pub mod attribution;
 pub mod backend;
+pub mod carbon;
 pub mod encoding;
 pub mod energy;
 pub mod ids;
