@@ -175,17 +175,13 @@ fn factor(row: &str, columns: &[usize; 9]) -> Result<Factor, String> {
             .parse()
             .map_err(|_| "is_estimated: write true or false".to_owned())?,
     };
-    let signal = choice("signal", signal, Signal::ALL, Signal::as_str)?;
-    let method = choice("method", method, Method::ALL, Method::as_str)?;
+    let signal = signal
+        .parse::<Signal>()
+        .map_err(|error| format!("signal: {error}"))?;
+    let method = method
+        .parse::<Method>()
+        .map_err(|error| format!("method: {error}"))?;
     Factor::new(signal, method, fact).map_err(|error| error.to_string())
-}
-
-fn choice<T: Copy>(field: &str, text: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T, String> {
-    let found = all.iter().copied().find(|&word| name(word) == text);
-    found.ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|&word| name(word)).collect();
-        format!("{field}: write one of {}", names.join(", "))
-    })
 }
 
 fn instant(field: &str, text: &str) -> Result<OffsetDateTime, String> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::convert::{load, parse, some};
 use crate::factor::{self, FactorRow};
 use crate::site::sites;
-use crate::{BillingTx, DbError, TenantTx};
+use crate::{BillingTx, Db, DbError, TenantTx};
 
 /// Whose use, and when.
 #[derive(Clone, Debug)]
@@ -99,12 +99,6 @@ macro_rules! reads_use {
             ) -> Result<Evidence, DbError> {
                 evidence(&mut self.tx, from, to, as_of).await
             }
-
-            /// The database's time: what is known now is known as of it.
-            pub async fn carbon_now(&mut self) -> Result<OffsetDateTime, DbError> {
-                let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#);
-                Ok(now.fetch_one(&mut *self.tx).await?)
-            }
         }
     )*};
 }
@@ -112,6 +106,27 @@ macro_rules! reads_use {
 reads_use! {
     TenantTx: |tx| Some(tx.tenant);
     BillingTx: |_| None;
+}
+
+impl Db {
+    /// Now, as an instant to value by: whatever becomes known later is known after it. Those who add what they know
+    /// hold a lock while the database gives them their instant and until they commit, and this waits for them.
+    pub async fn carbon_as_of(&self) -> Result<OffsetDateTime, DbError> {
+        let mut tx = self.nobody_tx().await?;
+        sqlx::query!("select pg_advisory_xact_lock_shared(hashtextextended('wattle factors', 0))")
+            .fetch_one(&mut *tx)
+            .await?;
+        let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#);
+        Ok(now.fetch_one(&mut *tx).await?)
+    }
+}
+
+/// Lets nobody else add to what is known until the transaction ends.
+pub(crate) async fn learn_alone(tx: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('wattle factors', 0))")
+        .fetch_one(tx)
+        .await?;
+    Ok(())
 }
 
 async fn uses(tx: &mut PgConnection, filter: &UseFilter, limit: u32) -> Result<Vec<Use>, DbError> {

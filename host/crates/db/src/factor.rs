@@ -4,6 +4,7 @@ use domain::carbon::{Fact, Factor, Known, Method, Signal, Zone};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
+use crate::carbon::learn_alone;
 use crate::convert::{load, parse, store, word};
 use crate::{AdminTx, BillingTx, Cut, DbError, Page, WriterTx};
 
@@ -177,9 +178,7 @@ impl Columns {
 /// thing new.
 async fn add(tx: &mut PgConnection, factors: &[Factor]) -> Result<Vec<FactorRow>, DbError> {
     let columns = Columns::of(factors)?;
-    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('wattle factors', 0))")
-        .fetch_one(&mut *tx)
-        .await?;
+    learn_alone(&mut *tx).await?;
     let rows = sqlx::query_as!(
         Row,
         "insert into factor

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::carbon::learn_alone;
 use crate::convert::{load, parse, some, store};
 use crate::{DbError, WriterTx};
 
@@ -68,6 +69,7 @@ impl Row {
 impl WriterTx {
     /// Notes where a node stands, unless its newest row says the same but for the time; whether it was noted.
     pub async fn site_add(&mut self, node: NodeId, site: &Site) -> Result<bool, DbError> {
+        learn_alone(&mut self.tx).await?;
         let newest = self.site_newest(node).await?;
         let same = |newest: Site| {
             Site {

@@ -101,6 +101,11 @@ pub enum Method {
     Market,
 }
 
+/// A word that is none of those that there are.
+#[derive(Debug, thiserror::Error)]
+#[error("write one of {}", .0.join(", "))]
+pub struct ParseWordError(&'static [&'static str]);
+
 macro_rules! words {
     ($kind:ty: $($variant:ident = $name:literal),*) => {
         impl $kind {
@@ -110,6 +115,16 @@ macro_rules! words {
             /// The name in the API and in the database.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
+            }
+        }
+
+        impl FromStr for $kind {
+            type Err = ParseWordError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $($name => Ok(Self::$variant),)*
+                    _ => Err(ParseWordError(&[$($name),*])),
+                }
             }
         }
     };
