@@ -1,5 +1,6 @@
 //! What the host is told at its start: flags, with the environment and then a file behind them.
 
+mod carbon;
 mod file;
 
 use std::convert::Infallible;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 use domain::Name;
 
+pub use self::carbon::{CarbonArgs, CarbonProvider, Kilograms};
 pub use self::file::{ConfigFile, ConfigPath, Setting, settings};
 use crate::http::{Connections, Reloader, Tls, TlsError};
 
@@ -70,6 +72,9 @@ pub struct ServeArgs {
     /// Watts of the machine with all to do, for the modelled meter.
     #[arg(long, env = "WATTLE_METER_MAX_W")]
     pub meter_max_w: Option<f64>,
+    /// Where the host stands, and who knows its grid.
+    #[command(flatten)]
+    pub carbon: CarbonArgs,
     /// Largest component that may be uploaded, in MiB.
     #[arg(long, env = "WATTLE_COMPONENT_MAX_MIB", default_value_t = 64)]
     pub component_max_mib: u64,
@@ -225,6 +230,21 @@ pub enum ConfigError {
         /// Which is not.
         missing: &'static str,
     },
+    /// A number that its flag does not take.
+    #[error("--{flag} {value} is not from {min} to {max}")]
+    OutOfRange {
+        /// The flag.
+        flag: &'static str,
+        /// What it was given.
+        value: f64,
+        /// The least that it takes.
+        min: f64,
+        /// The most.
+        max: f64,
+    },
+    /// A zone that the provider does not have.
+    #[error("--carbon-zone: {0}")]
+    Carbon(::carbon::ProviderError),
     /// Two listeners in one place.
     #[error("--listen and --admin-listen are both {0}: give them different ports")]
     SameAddress(SocketAddr),
@@ -339,6 +359,7 @@ impl ServeArgs {
         {
             errors.push(ConfigError::PowerModel { idle, max });
         }
+        errors.extend(self.carbon.check());
         errors.extend(self.tls().err().map(ConfigError::Tls));
         ConfigErrors::none(errors)
     }
