@@ -2,6 +2,7 @@
 
 pub mod admit;
 mod bare;
+pub mod carbon;
 pub mod collect;
 pub mod deploy;
 pub mod error;
@@ -15,5 +16,6 @@ pub mod recover;
 pub mod releases;
 pub mod seal;
 mod signature;
+pub mod worth;
 
 pub use error::Error;
