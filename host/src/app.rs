@@ -23,6 +23,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
+use crate::flow::carbon;
 use crate::flow::collect;
 use crate::flow::live::Live;
 use crate::flow::meters::Meters;
@@ -96,6 +97,7 @@ pub struct Tasks {
     post: JoinHandle<()>,
     revocations: JoinHandle<()>,
     collector: JoinHandle<()>,
+    carbon: JoinHandle<()>,
 }
 
 /// What keeps a host from starting.
@@ -269,6 +271,7 @@ impl Tasks {
             post: tokio::spawn(post(app.clone(), receive, give_up.clone())),
             revocations: tokio::spawn(keys::heed_revocations(app.clone())),
             collector: tokio::spawn(collect::run(app.clone())),
+            carbon: tokio::spawn(carbon::run(app.clone())),
             stop,
             give_up,
         }
@@ -279,6 +282,7 @@ impl Tasks {
         app.begin_drain();
         self.revocations.abort();
         self.collector.abort();
+        self.carbon.abort();
         let patience = Duration::from_secs(app.config.drain_s);
         let ended = tokio::time::timeout(patience, async {
             while app.live.running() > 0 {

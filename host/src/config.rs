@@ -1,5 +1,6 @@
 //! What the host is told at its start: flags, with the environment and then a file behind them.
 
+mod carbon;
 mod file;
 mod meter_files;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueEnum};
 use domain::Name;
 
+pub use self::carbon::{CarbonArgs, CarbonProvider, Kilograms};
 pub use self::file::{ConfigFile, ConfigPath, Setting, settings};
 pub use self::meter_files::MeterFiles;
 use crate::http::{Connections, Reloader, Tls, TlsError};
@@ -79,6 +81,9 @@ pub struct ServeArgs {
     /// Watts of the machine with all to do, for the modelled meter.
     #[arg(long, env = "WATTLE_METER_MAX_W")]
     pub meter_max_w: Option<f64>,
+    /// Where the host stands, and who knows its grid.
+    #[command(flatten)]
+    pub carbon: CarbonArgs,
     /// Largest component that may be uploaded, in MiB.
     #[arg(long, env = "WATTLE_COMPONENT_MAX_MIB", default_value_t = 64)]
     pub component_max_mib: u64,
@@ -234,6 +239,21 @@ pub enum ConfigError {
         /// Which is not.
         missing: &'static str,
     },
+    /// A number that its flag does not take.
+    #[error("--{flag} {value} is not from {min} to {max}")]
+    OutOfRange {
+        /// The flag.
+        flag: &'static str,
+        /// What it was given.
+        value: f64,
+        /// The least that it takes.
+        min: f64,
+        /// The most.
+        max: f64,
+    },
+    /// A zone that the provider does not have.
+    #[error("--carbon-zone: {0}")]
+    Carbon(::carbon::ProviderError),
     /// Two listeners in one place.
     #[error("--listen and --admin-listen are both {0}: give them different ports")]
     SameAddress(SocketAddr),
@@ -348,6 +368,7 @@ impl ServeArgs {
         {
             errors.push(ConfigError::PowerModel { idle, max });
         }
+        errors.extend(self.carbon.check());
         errors.extend(self.tls().err().map(ConfigError::Tls));
         ConfigErrors::none(errors)
     }

@@ -14,6 +14,7 @@ mod audit;
 mod audit_trail;
 mod backends;
 mod bodies;
+mod carbon;
 mod cli;
 mod collect;
 mod config;

@@ -107,12 +107,14 @@ async fn called(manager: &Client) -> anyhow::Result<Value> {
     anyhow::bail!("receipt {receipt} did not become final")
 }
 
+type Spoil = Box<dyn Fn() -> anyhow::Result<()>>;
+
 /// What a meter's file may come to, what is said of it then, and the code in the log.
-fn ends(path: &Path) -> [(&'static str, &'static str, Box<dyn Fn() -> anyhow::Result<()>>); 5] {
+fn ends(path: &Path) -> [(&'static str, &'static str, Spoil); 5] {
     let path = PathBuf::from(path);
     let say = |text: &'static str| {
         let path = path.clone();
-        Box::new(move || Ok(put(&path, text)?)) as Box<dyn Fn() -> anyhow::Result<()>>
+        Box::new(move || Ok(put(&path, text)?)) as Spoil
     };
     let (gone, blocked) = (path.clone(), path.clone());
     [

@@ -55,11 +55,15 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/receipts", BELONGS),
     ("GET", "/api/v1/receipts/{id}", BELONGS),
     ("GET", "/api/v1/usage", USAGE),
+    ("GET", "/api/v1/carbon", USAGE),
     ("GET", "/api/v1/audit", TRAIL),
     ("GET", "/api/v1/ledger/balances", AUDIT),
     ("GET", "/api/v1/ledger/check", AUDIT),
     ("GET", "/api/v1/ledger/meters", AUDIT),
     ("GET", "/api/v1/ledger/windows", AUDIT),
+    ("GET", "/api/v1/ledger/factors", AUDIT),
+    ("POST", "/api/v1/ledger/factors", BILL),
+    ("GET", "/api/v1/ledger/valuations", USAGE),
     ("GET", "/v2", ANYONE),
     ("GET", "/v2/health/live", ANYONE),
     ("GET", "/v2/health/ready", ANYONE),
@@ -83,6 +87,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
 const ANYONE: &str = "+++++++++";
 const ADMIN: &str = "1+3333331";
 const AUDIT: &str = "1+++33331";
+const BILL: &str = "1++333331";
 const BELONGS: &str = "1333++++1";
 const USAGE: &str = "1++++3++1";
 const TRAIL: &str = "1+3++3++1";

@@ -143,6 +143,15 @@ impl Client {
         }
     }
 
+    /// What `path` answers to a query of those that have a value.
+    pub async fn ask(&self, path: &str, query: &[(&str, Option<String>)]) -> anyhow::Result<Value> {
+        let given = query
+            .iter()
+            .filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+        let given: Vec<_> = given.collect();
+        read(path, self.send(self.request(Method::GET, path, &given)?).await?).await
+    }
+
     /// A page of the items at `path`, and the cursor of the next if there is one.
     pub async fn page(
         &self,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::output::{self, say};
-use crate::config::{ConfigPath, ServeArgs};
+use crate::config::{CarbonProvider, ConfigPath, ServeArgs};
 
 /// Takes the flags of `serve`; exits with 1 if serving with them would fail.
 #[derive(Args, Debug)]
@@ -90,6 +90,7 @@ pub async fn run(args: DoctorArgs, client: &Client, json: bool) -> anyhow::Resul
     findings.extend(meters(&args.serve).await);
     findings.push(onnxruntime(&args.serve).await);
     findings.push(guests());
+    findings.push(carbon(&args.serve));
     let bad = findings
         .iter()
         .filter(|finding| finding.mark == Mark::Bad)
@@ -110,6 +111,36 @@ pub async fn run(args: DoctorArgs, client: &Client, json: bool) -> anyhow::Resul
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What the host could say of carbon. What is wrong with it is among the flags.
+fn carbon(serve: &ServeArgs) -> Finding {
+    let told = &serve.carbon;
+    let Some(zone) = &told.carbon_zone else {
+        let words =
+            "none is told: say --carbon-zone, such as DE, and what energy was worth is known from then on";
+        return finding(Mark::Note, "carbon", words);
+    };
+    let provider = match told.carbon_provider {
+        CarbonProvider::Yearly => "the yearly figures that come with the host, as estimates",
+        CarbonProvider::Csv => "a file of your own",
+        CarbonProvider::ElectricityMaps => "Electricity Maps",
+        CarbonProvider::Gb => "Great Britain's Carbon Intensity API",
+    };
+    let marginal = match told.carbon_watttime_region {
+        Some(_) => "marginal ones by WattTime",
+        None => "no marginal ones",
+    };
+    let guess = if told.carbon_pue.is_some() {
+        ""
+    } else {
+        "; the PUE is a guess: say --carbon-pue"
+    };
+    finding(
+        Mark::Good,
+        "carbon",
+        format!("zone {zone} by {provider}; {marginal}{guess}"),
+    )
 }
 
 fn as_json(findings: &[Finding], ok: bool) -> Value {

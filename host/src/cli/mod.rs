@@ -7,6 +7,7 @@ mod api;
 mod audit;
 mod bench;
 mod body;
+mod carbon;
 mod client;
 mod completions;
 mod component;
@@ -113,6 +114,9 @@ pub enum Command {
     Receipt(receipt::ReceiptArgs),
     /// What was used, over time and by deployment.
     Usage(usage::UsageArgs),
+    /// What energy was worth in carbon and water, and the factors behind it.
+    #[command(subcommand)]
+    Carbon(carbon::CarbonCommand),
     /// Who did what.
     Audit(audit::AuditArgs),
     /// The books: joules and fuel by account, and whether they balance.
@@ -222,6 +226,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
         Command::Usage(args) => usage::run(args, &client, common.json).await?,
+        Command::Carbon(command) => carbon::run(command, &client, common.json).await?,
         Command::Audit(args) => audit::run(args, &client, common.json).await?,
         Command::Bench(args) => bench::run(args, &common).await?,
         // `dispatch` has taken them.

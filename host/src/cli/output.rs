@@ -37,11 +37,15 @@ pub enum Style {
     Energy,
     /// Nanoseconds, right-aligned, as milliseconds.
     Millis,
+    /// Micrograms, right-aligned.
+    Mass,
+    /// Microlitres, right-aligned.
+    Volume,
 }
 
 impl Style {
     fn is_figure(self) -> bool {
-        matches!(self, Self::Number | Self::Bytes | Self::Energy | Self::Millis)
+        !matches!(self, Self::Text | Self::Instant)
     }
 
     fn write(self, value: &Value) -> String {
@@ -55,6 +59,8 @@ impl Style {
             (Self::Bytes, _) if count.is_some() => bytes(count.unwrap_or_default()),
             (Self::Energy, _) if count.is_some() => energy(count.unwrap_or_default()),
             (Self::Millis, _) if count.is_some() => millis(count.unwrap_or_default()),
+            (Self::Mass, _) if count.is_some() => millionths(count.unwrap_or_default(), "g"),
+            (Self::Volume, _) if count.is_some() => millionths(count.unwrap_or_default(), "l"),
             (_, Value::String(text)) => text.clone(),
             (_, other) => other.to_string(),
         }
@@ -141,6 +147,16 @@ pub fn energy(uj: u64) -> String {
         1_000..1_000_000 => format!("{:.2} mJ", uj as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.3} J", uj as f64 / 1e6),
         _ => format!("{:.3} kJ", uj as f64 / 1e9),
+    }
+}
+
+/// Millionths of `unit` in a unit that keeps the figure readable.
+fn millionths(count: u64, unit: &str) -> String {
+    match count {
+        0..1_000 => format!("{count} µ{unit}"),
+        1_000..1_000_000 => format!("{:.2} m{unit}", count as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.3} {unit}", count as f64 / 1e6),
+        _ => format!("{:.3} k{unit}", count as f64 / 1e9),
     }
 }
 
@@ -239,5 +255,8 @@ mod tests {
     fn missing_values_are_a_dash_and_never_zero() {
         assert_eq!(Style::Energy.write(&Value::Null), "–");
         assert_eq!(Style::Energy.write(&serde_json::json!(0)), "0 µJ");
+        assert_eq!(Style::Mass.write(&Value::Null), "–");
+        assert_eq!(Style::Mass.write(&serde_json::json!(1_234_567)), "1.235 g");
+        assert_eq!(Style::Volume.write(&serde_json::json!(999)), "999 µl");
     }
 }

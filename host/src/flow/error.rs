@@ -169,6 +169,15 @@ pub enum Error {
         /// Why; never of this kind itself.
         cause: Box<Self>,
     },
+    /// A valuation that cannot be counted.
+    #[error(transparent)]
+    Carbon(#[from] domain::carbon::CarbonError),
+    /// More use than is valued at once.
+    #[error("that is over {limit} rows of hourly use: ask for a shorter time, one tenant or one deployment")]
+    TooMuchUse {
+        /// The most rows.
+        limit: u32,
+    },
     /// The ledger cannot keep a record, so nothing is run.
     #[error(transparent)]
     Journal(#[from] journal::JournalError),

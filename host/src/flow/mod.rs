@@ -3,6 +3,7 @@
 pub mod admit;
 mod bare;
 mod brief;
+pub mod carbon;
 pub mod collect;
 pub mod deploy;
 pub mod error;
@@ -17,5 +18,6 @@ pub mod recover;
 pub mod releases;
 pub mod seal;
 mod signature;
+pub mod worth;
 
 pub use error::Error;

@@ -69,6 +69,14 @@ impl Principal {
         }
     }
 
+    /// Refuses those who may not bring what bills rest on.
+    pub fn bills(&self) -> Result<(), Error> {
+        match self.actor.role() {
+            Role::Billing => Ok(()),
+            _ => self.administers(),
+        }
+    }
+
     /// Whether the key may list the tenant's keys, make, rotate and revoke them: its tenant, or none for those
     /// of everyone.
     pub fn keeps_keys(&self) -> Result<Option<TenantId>, Error> {

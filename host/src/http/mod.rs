@@ -3,6 +3,7 @@
 mod audit;
 mod auth;
 mod body;
+mod carbon;
 mod components;
 mod deployments;
 mod digested;

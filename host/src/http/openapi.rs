@@ -19,8 +19,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, components, deployments, graphs, keys, ledger, meters, problem, receipts, refusals, spoken,
-    tenants, usage, v2,
+    audit, carbon, components, deployments, graphs, keys, ledger, meters, problem, receipts, refusals,
+    spoken, tenants, usage, v2,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -83,6 +83,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(v2::router())
         .merge(receipts::router())
         .merge(usage::router())
+        .merge(carbon::router())
         .merge(ledger::router())
         .merge(meters::router())
         .merge(audit::router())

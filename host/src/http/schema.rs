@@ -15,6 +15,11 @@ use utoipa::{PartialSchema, ToSchema};
 #[schema(value_type = String, pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "filetype")]
 pub struct Name(String);
 
+/// A part of the power grid, as its provider names it.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", example = "DE")]
+pub struct Zone(String);
+
 /// The SHA-256 digest of an upload's bytes.
 #[derive(ToSchema)]
 #[schema(
@@ -99,6 +104,11 @@ words! {
     Action: db::Action::ALL.iter().map(|action| action.as_str());
     /// A unit of account: microjoules, or fuel.
     Unit: ["uj", "fuel"];
+    /// Which plants a carbon intensity is of: all that feed the grid, or those that answer a change of load.
+    Signal: domain::carbon::Signal::ALL.iter().map(|signal| signal.as_str());
+    /// By which way of counting a carbon intensity is used: the grid's where the energy is used, or what is left of the
+    /// market's mix when all contracts are taken out.
+    Method: domain::carbon::Method::ALL.iter().map(|method| method.as_str());
     /// How readings came about: from a hardware counter, from a power model, or guessed.
     Provenance: ["measured", "modelled", "estimated"];
     /// What is wrong with a meter: it does not answer, cannot be read, says no number, fell, jumped, found its
@@ -395,5 +405,7 @@ mod tests {
         all::<domain::posting::Unit>(words::<super::Unit>());
         all::<domain::energy::Provenance>(words::<super::Provenance>());
         all::<domain::energy::FaultKind>(words::<super::FaultKind>());
+        all::<domain::carbon::Signal>(words::<super::Signal>());
+        all::<domain::carbon::Method>(words::<super::Method>());
     }
 }

@@ -123,7 +123,7 @@ mod tests {
             [load.sqrt(), load * load]
         };
         let (mut random, rounds) = (Random::new(2), 400);
-        let mut mean = vec![[0.0; 2]; 10];
+        let mut mean = [[0.0; 2]; 10];
         for _ in 0..rounds {
             let found = sampled(10, &game, &mut random);
             let total: f64 = found.joules.iter().map(|share| share[0]).sum();

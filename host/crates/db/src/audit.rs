@@ -100,6 +100,8 @@ actions! {
     DeploymentRelease = "deployment.release",
     /// A deployment is hidden.
     DeploymentHide = "deployment.hide",
+    /// A carbon intensity is brought or revised.
+    FactorAdd = "factor.add",
 }
 
 /// A line of the audit trail.

@@ -5,12 +5,14 @@
 //! security; the queries of a tenant filter by tenant as well.
 
 mod audit;
+mod carbon;
 mod chain;
 mod check;
 mod component;
 mod convert;
 mod deployment;
 mod error;
+mod factor;
 mod graph;
 mod idempotency;
 mod key;
@@ -22,17 +24,21 @@ mod page;
 mod partition;
 mod posting;
 mod receipt;
+mod site;
 mod storage;
 mod tenant;
 mod tx;
 mod usage;
+mod valuation;
 
 pub use audit::{Action, Actor, AuditCursor, AuditEvent, AuditFilter};
+pub use carbon::{Use, UseFilter};
 pub use chain::Head;
 pub use check::{ChainBreak, Gap, Mismatch, TenantSums};
 pub use component::{Component, Revision};
 pub use deployment::{Deployment, GraphRef, Release, ReleaseSpec};
 pub use error::DbError;
+pub use factor::{FactorFilter, FactorRow};
 pub use graph::{Graph, GraphVersion};
 pub use idempotency::{Claim, Claimed, Kept, Scope};
 pub use key::{Key, KeyCursor, KeyEvent, KeyEvents, KeyFilter, KeyRow, NewKey};
@@ -46,3 +52,4 @@ pub use storage::{Storage, Stored, StoredKind};
 pub use tenant::{Tenant, TenantChange, TenantFilter, TenantStatus};
 pub use tx::{AdminTx, BillingTx, TenantTx, WriterTx};
 pub use usage::{Span, Usage, UsageCursor, UsageFilter, UsageGroups};
+pub use valuation::{Valuation, ValuationCursor, ValuationFilter};

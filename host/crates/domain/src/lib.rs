@@ -8,6 +8,7 @@ pub mod attribution;
 pub mod backend;
 pub mod batch;
 pub mod calibrate;
+pub mod carbon;
 pub mod encoding;
 pub mod energy;
 pub mod estimator;

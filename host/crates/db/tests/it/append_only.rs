@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use crate::support::*;
 
-/// The tables of the ledger, the audit trail and of releases, each with a column to spoil.
-const KEPT: [(&str, &str); 9] = [
+/// The tables of the ledger, the audit trail, of releases and of carbon, each with a column to spoil.
+const KEPT: [(&str, &str); 12] = [
     ("unit", "code"),
     ("account", "code"),
     ("posting", "kind"),
@@ -18,6 +18,9 @@ const KEPT: [(&str, &str); 9] = [
     ("audit_event", "object"),
     ("release", "created_at"),
     ("release_graph", "alias"),
+    ("factor", "mg_per_kwh"),
+    ("site", "pue_ppm"),
+    ("valuation", "location_ug"),
 ];
 
 /// Every table with rows, its partitions included: those of this month and the default ones.

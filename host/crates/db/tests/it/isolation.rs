@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::support::*;
 
 /// The tables with rows of tenants, and the column that names the tenant.
-const OWNED: [(&str, &str); 13] = [
+const OWNED: [(&str, &str); 14] = [
     ("tenant", "id"),
     ("component_revision", "tenant"),
     ("graph_version", "tenant"),
@@ -22,6 +22,7 @@ const OWNED: [(&str, &str); 13] = [
     ("api_key", "tenant"),
     ("upload_count", "tenant"),
     ("idempotency", "tenant"),
+    ("valuation", "tenant"),
 ];
 
 const DENIED: &str = "42501";
@@ -177,6 +178,12 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("usage_hour", "wattle_tenant wattle_writer wattle_billing"),
         ("upload_count", "wattle_tenant wattle_admin"),
         ("idempotency", "wattle_tenant wattle_admin"),
+        (
+            "factor",
+            "wattle_tenant wattle_writer wattle_billing wattle_admin",
+        ),
+        ("site", "wattle_tenant wattle_writer wattle_billing"),
+        ("valuation", "wattle_tenant wattle_billing"),
     ];
     for (table, readers) in readers {
         let query = format!("select count(*) from {table}");

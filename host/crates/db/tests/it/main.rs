@@ -14,6 +14,7 @@
 mod append_only;
 mod audit;
 mod audit_trail;
+mod carbon;
 mod idempotency;
 mod isolation;
 mod keys;

@@ -2,9 +2,10 @@
 
 use db::{
     Action, Actor, AdminTx, Cut, Db, DbError, NewKey, Options, PostingInsert, ReleaseSpec, Scope, Tenant,
-    TenantFilter,
+    TenantFilter, Valuation,
 };
 use domain::account::Account;
+use domain::carbon::{Fact, Factor, Figure, Hardware, Method, Range, Signal, Site, Valued};
 use domain::energy::{FaultKind, Provenance, Root};
 use domain::posting::{
     Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
@@ -123,6 +124,42 @@ impl Fixture {
             .idempotency_claim(scope, "furnish", by, OffsetDateTime::UNIX_EPOCH)
             .await
             .unwrap();
+        self.value(&valuation(
+            OffsetDateTime::UNIX_EPOCH,
+            OffsetDateTime::UNIX_EPOCH,
+            tenant,
+            1,
+        ))
+        .await;
+        self.learn(&[factor(
+            OffsetDateTime::UNIX_EPOCH + Duration::days(20_000),
+            400_000,
+        )])
+        .await;
+        self.stand(&site(OffsetDateTime::UNIX_EPOCH)).await;
+    }
+
+    /// Keeps a valuation.
+    pub async fn value(&self, valuation: &Valuation) {
+        let mut tx = self.db.writer_tx().await.unwrap();
+        tx.valuation_insert(valuation).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// Adds what is new of factors, and says how many that are.
+    pub async fn learn(&self, factors: &[Factor]) -> u64 {
+        let mut tx = self.db.writer_tx().await.unwrap();
+        let added = tx.factors_add(factors).await.unwrap();
+        tx.commit().await.unwrap();
+        added
+    }
+
+    /// Says where the node stands, and whether that was new.
+    pub async fn stand(&self, site: &Site) -> bool {
+        let mut tx = self.db.writer_tx().await.unwrap();
+        let added = tx.site_add(NODE, site).await.unwrap();
+        tx.commit().await.unwrap();
+        added
     }
 
     /// Posts and commits.
@@ -379,6 +416,75 @@ fn line(seq: u64, tenant: TenantId, fuel: u64, energy_uj: u64, to: OffsetDateTim
             }],
         },
         energy_uj: Some(energy_uj),
+    }
+}
+
+/// An hour's average intensity of `DE`.
+pub fn factor(from: OffsetDateTime, mg_per_kwh: u64) -> Factor {
+    let fact = Fact {
+        zone: "DE".parse().unwrap(),
+        from,
+        to: from + Duration::HOUR,
+        intensity: mg_per_kwh,
+        source: "test".into(),
+        version: "1".into(),
+        is_estimated: false,
+    };
+    Factor::new(Signal::Average, Method::Location, fact).unwrap()
+}
+
+/// Where the node stands: in `DE`, with a PUE of 1.5 and known hardware.
+pub fn site(from: OffsetDateTime) -> Site {
+    Site {
+        from,
+        zone: Some("DE".parse().unwrap()),
+        marginal_zone: Some("DE_LU".parse().unwrap()),
+        pue_ppm: 1_500_000,
+        pue_is_estimated: false,
+        wue_ul_per_kwh: Some(1),
+        ewif_ul_per_kwh: None,
+        ewif_is_estimated: false,
+        cfe_ppm: 0,
+        hardware: Some(Hardware {
+            min_g: 1,
+            mid_g: 2,
+            max_g: 3,
+            life_s: 4,
+            threads: 5,
+        }),
+    }
+}
+
+/// What the day of a tenant's `d` was worth, as of an instant.
+pub fn valuation(day: OffsetDateTime, as_of: OffsetDateTime, tenant: TenantId, ug: u64) -> Valuation {
+    let figure = |amount, covered_uj| Figure {
+        amount,
+        covered_uj,
+        estimated_uj: covered_uj / 2,
+        versions: vec![("test".into(), "1".into())],
+    };
+    Valuation {
+        day,
+        node: NODE,
+        as_of,
+        tenant,
+        deployment: Some(name("d")),
+        lines: 1,
+        lines_unmetered: 0,
+        valued: Valued {
+            energy_uj: 30,
+            used_ns: 14,
+            location: figure(Some(ug), 30),
+            market: figure(Some(0), 20),
+            marginal: figure(None, 0),
+            water: Figure::default(),
+            embodied: Some(Range {
+                min_ug: 1,
+                mid_ug: 2,
+                max_ug: 3,
+            }),
+            embodied_ns: 14,
+        },
     }
 }
 

@@ -1,0 +1,200 @@
+//! What a valuation is made of: use by the hour, and what is known of sites and grids.
+
+use domain::carbon::{Evidence, Known, Slot, Zone};
+use domain::{Name, NodeId, TenantId};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::convert::{load, parse, some};
+use crate::factor::{self, FactorRow};
+use crate::site::sites;
+use crate::{BillingTx, Db, DbError, TenantTx};
+
+/// Whose use, and when.
+#[derive(Clone, Debug)]
+pub struct UseFilter {
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Of this deployment.
+    pub deployment: Option<Name>,
+    /// On this node.
+    pub node: Option<NodeId>,
+    /// In this hour or later.
+    pub from: OffsetDateTime,
+    /// In hours before this one.
+    pub to: OffsetDateTime,
+    /// Now: an hour that goes on has lasted until then.
+    pub now: OffsetDateTime,
+}
+
+/// What a tenant's deployment used in an hour on a node, or what an allocation moved to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Where.
+    pub node: NodeId,
+    /// By whom.
+    pub tenant: TenantId,
+    /// By what; none for what belongs to none, such as uploads.
+    pub deployment: Option<Name>,
+    /// When and how much.
+    pub slot: Slot,
+    /// Receipt lines.
+    pub lines: u64,
+    /// Those whose energy no reading covers.
+    pub lines_unmetered: u64,
+}
+
+struct Row {
+    node: Uuid,
+    tenant: Uuid,
+    deployment: Option<String>,
+    from: OffsetDateTime,
+    to: OffsetDateTime,
+    energy_uj: Option<i64>,
+    used_ns: i64,
+    lines: i64,
+    lines_unmetered: i64,
+}
+
+impl TryFrom<Row> for Use {
+    type Error = DbError;
+    fn try_from(row: Row) -> Result<Self, DbError> {
+        Ok(Self {
+            node: NodeId(row.node),
+            tenant: TenantId(row.tenant),
+            deployment: some(row.deployment.as_deref(), |name| {
+                parse("usage_hour.deployment", name)
+            })?,
+            slot: Slot {
+                from: row.from,
+                to: row.to,
+                energy_uj: some(row.energy_uj, |energy| load("usage_hour.energy_uj", energy))?,
+                used_ns: load("usage_hour.cpu_ns", row.used_ns)?,
+            },
+            lines: load("usage_hour.lines", row.lines)?,
+            lines_unmetered: load("usage_hour.lines_unmetered", row.lines_unmetered)?,
+        })
+    }
+}
+
+/// Both kinds of transactions that read use.
+macro_rules! reads_use {
+    ($($tx:ty: $own:expr;)*) => {$(
+        impl $tx {
+            /// Use by the hour, node, tenant and deployment, in the order of time; at most `limit` rows.
+            pub async fn carbon_use(&mut self, filter: &UseFilter, limit: u32) -> Result<Vec<Use>, DbError> {
+                let own: fn(&Self) -> Option<TenantId> = $own;
+                let tenant = own(self).or(filter.tenant);
+                let filter = UseFilter { tenant, ..filter.clone() };
+                uses(&mut self.tx, &filter, limit).await
+            }
+
+            /// What was known at `as_of` of sites and grids in `[from, to)`.
+            pub async fn carbon_evidence(
+                &mut self,
+                from: OffsetDateTime,
+                to: OffsetDateTime,
+                as_of: OffsetDateTime,
+            ) -> Result<Evidence, DbError> {
+                evidence(&mut self.tx, from, to, as_of).await
+            }
+        }
+    )*};
+}
+
+reads_use! {
+    TenantTx: |tx| Some(tx.tenant);
+    BillingTx: |_| None;
+}
+
+impl Db {
+    /// Now, as an instant to value by: whatever becomes known later is known after it. Those who add what they know
+    /// hold a lock while the database gives them their instant and until they commit, and this waits for them.
+    pub async fn carbon_as_of(&self) -> Result<OffsetDateTime, DbError> {
+        let mut tx = self.nobody_tx().await?;
+        sqlx::query!("select pg_advisory_xact_lock_shared(hashtextextended('wattle factors', 0))")
+            .fetch_one(&mut *tx)
+            .await?;
+        let now = sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#);
+        Ok(now.fetch_one(&mut *tx).await?)
+    }
+}
+
+/// Lets nobody else add to what is known until the transaction ends.
+pub(crate) async fn learn_alone(tx: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('wattle factors', 0))")
+        .fetch_one(tx)
+        .await?;
+    Ok(())
+}
+
+async fn uses(tx: &mut PgConnection, filter: &UseFilter, limit: u32) -> Result<Vec<Use>, DbError> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select node as "node!", tenant as "tenant!", deployment, began_at as "from!", ended_at as "to!",
+               energy_uj, used_ns as "used_ns!", lines as "lines!", lines_unmetered as "lines_unmetered!"
+           from (
+               select node, tenant, deployment, hour as began_at,
+                   greatest(least(hour + interval '1 hour', $6), hour + interval '1 second') as ended_at,
+                   sum(energy_uj)::bigint as energy_uj, sum(cpu_ns + model_ns)::bigint as used_ns,
+                   sum(lines)::bigint as lines, sum(lines_unmetered)::bigint as lines_unmetered
+               from usage_hour
+               where hour >= $4 and hour < $5 and ($1::uuid is null or tenant = $1)
+                   and ($2::text is null or deployment = $2) and ($3::uuid is null or node = $3)
+               group by node, tenant, deployment, hour
+               union all
+               select t.node, t.tenant, t.deployment, p.began_at,
+                   greatest(p.ended_at, p.began_at + interval '1 second'), sum(t.amount)::bigint, 0, 0, 0
+               from transfer t
+               join posting p on p.node = t.node and p.epoch = t.epoch and p.seq = t.seq
+               where t.kind = 'allocation' and t.tenant is not null
+                   and t.unit = (select id from unit where code = 'uj')
+                   and t.at > $4 and t.at <= $5 and ($1::uuid is null or t.tenant = $1)
+                   and ($2::text is null or t.deployment = $2) and ($3::uuid is null or t.node = $3)
+               group by t.node, t.tenant, t.deployment, p.began_at, p.ended_at
+           ) used
+           order by began_at, tenant, deployment, node
+           limit $7"#,
+        filter.tenant.map(|tenant| tenant.0),
+        filter.deployment.as_ref().map(Name::as_str),
+        filter.node.map(|node| node.0),
+        filter.from,
+        filter.to,
+        filter.now,
+        i64::from(limit)
+    )
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(Use::try_from).collect()
+}
+
+async fn evidence(
+    tx: &mut PgConnection,
+    from: OffsetDateTime,
+    to: OffsetDateTime,
+    as_of: OffsetDateTime,
+) -> Result<Evidence, DbError> {
+    let sites = sites(&mut *tx, to, as_of).await?;
+    let zones = sites
+        .iter()
+        .flat_map(|(_, site)| [&site.it.zone, &site.it.marginal_zone]);
+    let zones: Vec<_> = zones.flatten().map(Zone::as_str).map(str::to_owned).collect();
+    let rows = sqlx::query_as!(
+        factor::Row,
+        "select id, zone, signal, method, valid_from, valid_to, known_at, mg_per_kwh, source, version, is_estimated
+         from factor
+         where zone = any($1) and valid_from < $2 and valid_to > $3 and known_at <= $4",
+        &zones,
+        to,
+        from,
+        as_of
+    )
+    .fetch_all(tx)
+    .await?;
+    let factors = rows
+        .into_iter()
+        .map(|row| FactorRow::try_from(row).map(|row| row.known));
+    let factors: Vec<Known<_>> = factors.collect::<Result<_, _>>()?;
+    Ok(Evidence::new(sites, factors, as_of))
+}
