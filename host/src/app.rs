@@ -1,16 +1,13 @@
 //! Everything that a running host holds, built once and passed to all.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use db::Db;
-use domain::energy::Reading;
-use domain::estimator::Estimator;
-use domain::posting::{Call, Posting, Slice};
-use domain::weights::RootWeights;
-use domain::{NodeId, Usage};
+use domain::NodeId;
+use domain::allocation::Allocation;
+use domain::posting::Posting;
 use energy::{ActivityProbe, Found, Guarded};
 use inference::{Inference, WorkerOptions};
 use journal::Journal;
@@ -23,8 +20,10 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
+use crate::flow::allocate::{self, Reservations};
 use crate::flow::carbon;
 use crate::flow::collect;
+use crate::flow::learnt::Learnt;
 use crate::flow::live::Live;
 use crate::flow::meters::Meters;
 use crate::flow::recover::{RecoverError, Restart, recover};
@@ -66,8 +65,12 @@ pub struct App {
     pub node: NodeId,
     /// What meters it.
     pub meters: Meters,
-    estimator: Mutex<Estimator>,
-    rate_known: AtomicBool,
+    /// What use costs, as was learnt from them.
+    pub learnt: Learnt,
+    /// What tenants keep ready here.
+    pub reservations: Reservations,
+    /// Idle energy that is to be sealed as allocated.
+    pub allocations: mpsc::Sender<Allocation>,
     ledger_refused: OnceLock<String>,
 }
 
@@ -97,6 +100,7 @@ pub struct Tasks {
     post: JoinHandle<()>,
     revocations: JoinHandle<()>,
     collector: JoinHandle<()>,
+    allocate: JoinHandle<()>,
     carbon: JoinHandle<()>,
 }
 
@@ -156,6 +160,7 @@ impl App {
         };
         let start = recover(&journal, recovered, restart, &ground.db).await?;
 
+        let (allocate, allocations) = mpsc::channel(1);
         let app = Arc::new(Self {
             blobs: Blobs::open(&folder("blobs")?)?,
             runtime: Runtime::new(runtime_options(
@@ -180,8 +185,9 @@ impl App {
             metrics: Metrics::default(),
             guests: ground.guests,
             meters,
-            estimator: Mutex::default(),
-            rate_known: AtomicBool::new(false),
+            learnt: Learnt::open(data.join("learnt")),
+            reservations: Reservations::default(),
+            allocations: allocate,
             ledger_refused: OnceLock::new(),
             clock: ground.clock,
             db: ground.db,
@@ -190,29 +196,8 @@ impl App {
             node,
         });
         let seal = Seal::new(guarded, ground.probe, activity, start.sealer);
-        let tasks = Tasks::spawn(&app, seal, start.undrained);
+        let tasks = Tasks::spawn(&app, seal, allocations, start.undrained);
         Ok((app, tasks))
-    }
-
-    fn estimator(&self) -> MutexGuard<'_, Estimator> {
-        self.estimator.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Learns from a slice what use costs now.
-    pub fn observe(&self, before: &[Reading], slice: &Slice) {
-        self.estimator().observe(before, slice);
-        self.rate_known.store(true, Relaxed);
-    }
-
-    /// By what a slice is shared, from what earlier ones have shown.
-    pub fn weights(&self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
-        self.estimator().weights(before, slice)
-    }
-
-    /// What `usage` of `call` will probably cost, in microjoules; none before the first slice.
-    pub fn provisional_uj(&self, call: &Call, usage: &Usage) -> Option<u64> {
-        let estimate = self.estimator().provisional(call, usage)?;
-        Some(estimate.energy_uj)
     }
 
     /// Why the host should get no calls, as a stable code and in words: it is going down, cannot keep books,
@@ -224,7 +209,7 @@ impl App {
             Some(("journal_broken", reason.to_owned()))
         } else if let Some(reason) = self.ledger_fault() {
             Some(("ledger_refuses", reason.to_owned()))
-        } else if !self.rate_known.load(Relaxed) {
+        } else if !self.learnt.has_begun() {
             Some(("starting", "no slice is cut yet".into()))
         } else {
             None
@@ -259,7 +244,12 @@ impl App {
 
 impl Tasks {
     /// Begins to cut slices and to post windows, `undrained` postings first.
-    fn spawn(app: &Arc<App>, seal: Seal, undrained: Vec<Posting>) -> Self {
+    fn spawn(
+        app: &Arc<App>,
+        seal: Seal,
+        allocations: mpsc::Receiver<Allocation>,
+        undrained: Vec<Posting>,
+    ) -> Self {
         let (send, receive) = mpsc::unbounded_channel();
         for posting in undrained {
             // The receiver is right here.
@@ -267,7 +257,8 @@ impl Tasks {
         }
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         Self {
-            seal: tokio::spawn(seal.run(app.clone(), send, stop.clone())),
+            seal: tokio::spawn(seal.run(app.clone(), send, allocations, stop.clone())),
+            allocate: tokio::spawn(allocate::run(app.clone())),
             post: tokio::spawn(post(app.clone(), receive, give_up.clone())),
             revocations: tokio::spawn(keys::heed_revocations(app.clone())),
             collector: tokio::spawn(collect::run(app.clone())),
@@ -282,6 +273,7 @@ impl Tasks {
         app.begin_drain();
         self.revocations.abort();
         self.collector.abort();
+        self.allocate.abort();
         self.carbon.abort();
         let patience = Duration::from_secs(app.config.drain_s);
         let ended = tokio::time::timeout(patience, async {

@@ -54,6 +54,11 @@ impl Metrics {
         self.postings_waiting.store(count, Relaxed);
     }
 
+    /// Whether sealed windows wait for Postgres.
+    pub fn are_postings_waiting(&self) -> bool {
+        self.postings_waiting.load(Relaxed) > 0
+    }
+
     /// Shows how many lines of the log were dropped because nobody read them.
     pub fn count_dropped_lines(&self, counter: ErrorCounter) {
         // A host has one log.

@@ -8,6 +8,7 @@
     reason = "tests fail by panicking, their tables of cases are long, and some set dates beside now"
 )]
 
+mod allocation;
 mod api;
 mod attribution;
 mod audit;

@@ -60,6 +60,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/ledger/balances", AUDIT),
     ("GET", "/api/v1/ledger/check", AUDIT),
     ("GET", "/api/v1/ledger/meters", AUDIT),
+    ("GET", "/api/v1/ledger/weights", AUDIT),
     ("GET", "/api/v1/ledger/windows", AUDIT),
     ("GET", "/api/v1/ledger/factors", AUDIT),
     ("POST", "/api/v1/ledger/factors", BILL),

@@ -28,11 +28,14 @@ struct Running {
     call: Call,
     cell: Arc<UsageCell>,
     claimed: Usage,
+    glanced: Usage,
 }
 
 struct Ended {
     finished: Arc<Finished>,
     claimed: Usage,
+    /// None once a glance has seen the end.
+    glanced: Option<Usage>,
 }
 
 /// An ended call whose last line is not in the ledger yet.
@@ -56,6 +59,7 @@ impl Live {
             call,
             cell,
             claimed: Usage::default(),
+            glanced: Usage::default(),
         };
         let mut state = self.state();
         if state.draining {
@@ -79,11 +83,9 @@ impl Live {
     pub fn end(&self, finished: Arc<Finished>, provisional_uj: Option<u64>) {
         let mut state = self.state();
         let invocation = finished.call.invocation;
-        let claimed = state
-            .running
-            .remove(&invocation)
-            .map(|running| running.claimed)
-            .unwrap_or_default();
+        let running = state.running.remove(&invocation);
+        let (claimed, glanced) =
+            running.map_or_else(Default::default, |running| (running.claimed, running.glanced));
         state.pending.insert(
             invocation,
             Pending {
@@ -91,7 +93,39 @@ impl Live {
                 provisional_uj,
             },
         );
-        state.ended.push(Ended { finished, claimed });
+        state.ended.push(Ended {
+            finished,
+            claimed,
+            glanced: Some(glanced),
+        });
+    }
+
+    /// What every call used since this was asked last, for whoever learns between two cuts. What ends and is
+    /// cut before the next glance is not seen.
+    pub fn glance(&self) -> Vec<Claim> {
+        let mut state = self.state();
+        let mut claims = Vec::new();
+        for ended in &mut state.ended {
+            if let Some(glanced) = ended.glanced.take() {
+                claims.push(Claim {
+                    call: ended.finished.call.clone(),
+                    usage: ended.finished.usage.since(&glanced),
+                    outcome: Some(ended.finished.outcome),
+                });
+            }
+        }
+        for running in state.running.values_mut() {
+            let now = running.cell.snapshot();
+            if now != running.glanced {
+                claims.push(Claim {
+                    call: running.call.clone(),
+                    usage: now.since(&running.glanced),
+                    outcome: None,
+                });
+                running.glanced = now;
+            }
+        }
+        claims
     }
 
     /// Cuts a slice: what every call used since the last cut.
@@ -215,5 +249,31 @@ mod tests {
         let claims = live.cut();
         assert_eq!((claims[0].usage.fuel, claims[0].outcome), (2, Some(Outcome::Ok)));
         assert!(live.cut().is_empty());
+    }
+
+    #[test]
+    fn glances_between_cuts_see_everything_once() {
+        let live = Live::default();
+        let (call, cell) = (call(1), Arc::new(UsageCell::default()));
+        live.begin(call.clone(), cell.clone()).unwrap();
+        let fuel = |claims: Vec<Claim>| claims.iter().map(|claim| claim.usage.fuel).collect::<Vec<_>>();
+        cell.add_fuel(5);
+        assert_eq!(fuel(live.glance()), [5]);
+        assert!(live.glance().is_empty());
+        cell.add_fuel(2);
+        assert_eq!(fuel(live.cut()), [7], "a glance takes nothing away");
+        let finished = Finished {
+            call,
+            outcome: Outcome::Ok,
+            usage: cell.snapshot(),
+        };
+        live.end(Arc::new(finished), None);
+        assert_eq!(fuel(live.glance()), [2]);
+        assert!(live.glance().is_empty());
+        assert_eq!(
+            fuel(live.cut()),
+            [0],
+            "the end is claimed, with nothing left to claim"
+        );
     }
 }

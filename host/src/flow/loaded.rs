@@ -1,6 +1,6 @@
 //! What stays loaded: releases by id within bounds, and who goes when there is no room.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -108,6 +108,15 @@ impl<K: Hash + Eq + Clone, V> Loaded<K, V> {
     pub fn forget(&mut self, tenant: TenantId, is_gone: impl Fn(&K) -> bool) {
         self.entries
             .retain(|(owner, key), _| *owner != tenant || !is_gone(key));
+    }
+
+    /// What each tenant keeps loaded, in bytes.
+    pub fn resident(&self) -> BTreeMap<TenantId, u64> {
+        let mut resident = BTreeMap::new();
+        for ((tenant, _), entry) in &self.entries {
+            *resident.entry(*tenant).or_default() += entry.bytes;
+        }
+        resident
     }
 
     /// Who goes next, while there are too many or too much; not `newest`, for which the room is.

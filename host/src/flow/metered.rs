@@ -104,7 +104,7 @@ where
 
 /// Journals an ended call, then lets the next slice claim it.
 async fn record(app: &App, finished: Finished) -> Result<Recorded, Error> {
-    let provisional_uj = app.provisional_uj(&finished.call, &finished.usage);
+    let provisional_uj = app.learnt.provisional_uj(&finished.call, &finished.usage);
     let finished = Arc::new(finished);
     let record = Record::Finished(Finished::clone(&finished));
     let journalled = app.journal.append(&record).await;

@@ -1,6 +1,7 @@
 //! The use cases, each straight down its file.
 
 pub mod admit;
+pub mod allocate;
 mod bare;
 mod brief;
 pub mod carbon;
@@ -8,6 +9,7 @@ pub mod collect;
 pub mod deploy;
 pub mod error;
 pub mod invoke;
+pub mod learnt;
 pub mod live;
 mod loaded;
 pub mod metered;

@@ -160,6 +160,11 @@ impl Releases {
         self.loaded().forget(tenant, |_| true);
     }
 
+    /// What each tenant keeps loaded, in bytes, about.
+    pub fn resident(&self) -> BTreeMap<TenantId, u64> {
+        self.loaded().resident()
+    }
+
     /// How many times a release was loaded because a call found it missing.
     pub fn loads(&self) -> u64 {
         self.loads.load(Relaxed)

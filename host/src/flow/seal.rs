@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::energy::Activity;
+use domain::allocation::Allocation;
+use domain::energy::{Activity, MeterFault, Reading};
 use domain::posting::{Posting, Slice};
 use domain::window::Sealer;
 use energy::{ActivityProbe, Guarded, Metered};
@@ -18,6 +19,16 @@ use crate::fault;
 /// How long the poster waits before it tries Postgres again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Meters whose counters follow what happens within some milliseconds: from these it is learnt between slices
+/// too, in so many parts, which tells more of who costs what (see `domain::estimator`).
+const PROMPT: [&str; 2] = ["rapl", "nvml"];
+const PARTS: u64 = 10;
+/// A part is no shorter, in milliseconds: their counters move in steps.
+const PART_MS: u64 = 100;
+
+/// How many windows are sealed between two times that what was learnt is written down.
+const KEEP_EVERY: u64 = 6;
+
 /// Partitions are made this far ahead of the windows that go into them.
 const PARTITIONS_AHEAD: time::Duration = time::Duration::days(45);
 
@@ -30,6 +41,17 @@ pub struct Seal {
     sealer: Sealer,
     slices: Vec<Slice>,
     next_index: u64,
+    /// What was wrong with meters since the last cut.
+    faults: Vec<MeterFault>,
+    glanced: Glance,
+    sealed: u64,
+}
+
+/// Where the last part ended that was learnt from.
+#[derive(Default)]
+struct Glance {
+    activity: Activity,
+    readings: Vec<Reading>,
 }
 
 impl Seal {
@@ -42,6 +64,9 @@ impl Seal {
             sealer,
             slices: Vec::new(),
             next_index: 0,
+            faults: Vec::new(),
+            glanced: Glance::default(),
+            sealed: 0,
         }
     }
 
@@ -50,25 +75,91 @@ impl Seal {
         mut self,
         app: Arc<App>,
         postings: mpsc::UnboundedSender<Posting>,
+        mut allocations: mpsc::Receiver<Allocation>,
         stop: CancellationToken,
     ) {
-        let mut ticks = tokio::time::interval(app.config.slice());
+        let parts = self.parts(app.config.slice_ms);
+        let mut ticks = tokio::time::interval(app.config.slice() / parts);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
+        let mut part = 0;
         loop {
             let stopping = tokio::select! {
                 _ = ticks.tick() => false,
+                Some(allocation) = allocations.recv() => {
+                    let posting = self.sealer.allocate(&allocation);
+                    send(&app, posting, &postings).await;
+                    continue;
+                }
                 () = stop.cancelled() => true,
             };
+            part += 1;
+            if part < parts && !stopping {
+                self.glance(&app).await;
+                continue;
+            }
+            part = 0;
             let full =
                 self.cut(&app, &postings).await && self.slices.len() as u64 >= app.config.window_slices;
             if (full || stopping) && !self.slices.is_empty() {
                 self.seal(&app, &postings).await;
             }
             if stopping {
+                app.learnt.keep();
                 return;
             }
         }
+    }
+
+    /// In how many parts slices are learnt from.
+    fn parts(&self, slice_ms: u64) -> u32 {
+        let is_prompt = self.sealer.baseline().iter().any(prompt);
+        let parts = if is_prompt {
+            (slice_ms / PART_MS).clamp(1, PARTS)
+        } else {
+            1
+        };
+        parts as u32
+    }
+
+    /// Learns from a part of a slice; nothing of it is kept.
+    async fn glance(&mut self, app: &App) {
+        let Ok(activity) = self.probe.read() else {
+            // The cut says so.
+            return;
+        };
+        let Metered { readings, faults, .. } = self.meter(app, activity.machine_ns).await;
+        self.learn(app, &readings, &faults, activity);
+        self.faults.extend(faults);
+    }
+
+    /// Learns what prompt meters tell of the time since the last glance.
+    fn learn(&mut self, app: &App, readings: &[Reading], faults: &[MeterFault], activity: Activity) {
+        let prompt: Vec<_> = readings
+            .iter()
+            .filter(|reading| prompt(reading))
+            .cloned()
+            .collect();
+        let before = std::mem::replace(
+            &mut self.glanced,
+            Glance {
+                activity,
+                readings: prompt.clone(),
+            },
+        );
+        if prompt.is_empty() {
+            return;
+        }
+        let part = Slice {
+            index: 0,
+            at: app.clock.now(),
+            readings: prompt,
+            activity: activity.since(&before.activity),
+            claims: app.live.glance(),
+            faults: faults.to_vec(),
+            weights: Vec::new(),
+        };
+        app.learnt.observe(&before.readings, &part);
     }
 
     /// Reads the meters and takes what every call used since the last cut. A meter that does not answer is
@@ -83,6 +174,10 @@ impl Seal {
             }
         };
         let Metered { readings, faults, .. } = self.meter(app, activity.machine_ns).await;
+        self.learn(app, &readings, &faults, activity);
+        self.faults.extend(faults);
+        self.faults.sort();
+        self.faults.dedup();
         // A posting has one row per root, and a row counts within one boot.
         if !self.slices.is_empty() && self.sealer.boots_anew(&self.slices, &readings) {
             self.seal(app, postings).await;
@@ -93,18 +188,25 @@ impl Seal {
             readings,
             activity: activity.since(&self.activity),
             claims: app.live.cut(),
-            faults,
+            faults: std::mem::take(&mut self.faults),
             weights: Vec::new(),
         };
+        app.reservations
+            .note(slice.at, app.config.slice(), &app.releases.resident());
         self.activity = activity;
         self.next_index += 1;
         let before = self
             .slices
             .last()
             .map_or(self.sealer.baseline(), |slice| &slice.readings);
-        // From earlier slices only: what it is shared by must not depend on what it shares.
-        slice.weights = app.weights(before, &slice);
-        app.observe(before, &slice);
+        // By what was learnt up to here. The slice carries it, so that sealing it again needs nothing else.
+        slice.weights = app.learnt.weights(before, &slice);
+        let slow: Vec<_> = before
+            .iter()
+            .filter(|reading| !prompt(reading))
+            .cloned()
+            .collect();
+        app.learnt.observe(&slow, &slice);
         if !keep(app, &Record::Slice(slice.clone())).await {
             return false;
         }
@@ -137,14 +239,28 @@ impl Seal {
     async fn seal(&mut self, app: &App, postings: &mpsc::UnboundedSender<Posting>) {
         let posting = self.sealer.seal(&self.slices);
         self.slices.clear();
-        if !keep(app, &Record::Sealed(Box::new(posting.clone()))).await {
-            return;
+        send(app, posting, postings).await;
+        self.sealed += 1;
+        if self.sealed.is_multiple_of(KEEP_EVERY) {
+            app.learnt.keep();
         }
-        app.metrics.sealed(&posting);
-        fault::point("after-seal");
-        // The poster lives until this sender is dropped.
-        let _ = postings.send(posting);
     }
+}
+
+/// Whether the reading is of a meter that follows at once.
+fn prompt(reading: &Reading) -> bool {
+    PROMPT.contains(&reading.root.kind.as_str())
+}
+
+/// Journals a sealed posting and gives it to the poster.
+async fn send(app: &App, posting: Posting, postings: &mpsc::UnboundedSender<Posting>) {
+    if !keep(app, &Record::Sealed(Box::new(posting.clone()))).await {
+        return;
+    }
+    app.metrics.sealed(&posting);
+    fault::point("after-seal");
+    // The poster lives until this sender is dropped.
+    let _ = postings.send(posting);
 }
 
 /// Journals what must not be lost, and waits while there is no room for it; whether it is kept. A broken

@@ -28,6 +28,7 @@ mod tls;
 mod uploads;
 mod usage;
 mod v2;
+mod weights;
 
 use std::sync::Arc;
 

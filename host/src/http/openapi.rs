@@ -20,7 +20,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
     audit, carbon, components, deployments, graphs, keys, ledger, meters, problem, receipts, refusals,
-    spoken, tenants, usage, v2,
+    spoken, tenants, usage, v2, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -86,6 +86,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(carbon::router())
         .merge(ledger::router())
         .merge(meters::router())
+        .merge(weights::router())
         .merge(audit::router())
         .routes(routes!(get_document))
 }

@@ -114,6 +114,9 @@ words! {
     /// What is wrong with a meter: it does not answer, cannot be read, says no number, fell, jumped, found its
     /// place again, was not read for too long, or stands still while the machine works.
     FaultKind: domain::energy::FaultKind::ALL.iter().map(|kind| kind.as_str());
+    /// A kind of use that costs energy: CPU time of guests, of models, of the host and of other programs, bytes in and
+    /// out of calls of the host, fuel, and time for which a device worked.
+    Feature: domain::weights::Feature::ALL.iter().map(|feature| feature.as_str());
 }
 
 /// Each of [`domain::Limits`], in words.
@@ -405,6 +408,7 @@ mod tests {
         all::<domain::posting::Unit>(words::<super::Unit>());
         all::<domain::energy::Provenance>(words::<super::Provenance>());
         all::<domain::energy::FaultKind>(words::<super::FaultKind>());
+        all::<domain::weights::Feature>(words::<super::Feature>());
         all::<domain::carbon::Signal>(words::<super::Signal>());
         all::<domain::carbon::Method>(words::<super::Method>());
     }

@@ -4,6 +4,7 @@
 //! [`BillingTx`] or [`AdminTx`]. What a role may see and do is decided by grants and row-level
 //! security; the queries of a tenant filter by tenant as well.
 
+mod allocation;
 mod audit;
 mod carbon;
 mod chain;

@@ -1,0 +1,149 @@
+//! Allocate: once an hour the idle energy of the node's windows moves to those who kept something ready there.
+//!
+//! The rule is `domain::allocation`'s. What is reserved is noted as slices are cut, in the host's memory: what a
+//! host that died had noted of an hour is lost, and that part of the hour's idle energy stays with the platform.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::TenantId;
+use domain::allocation::{Allocation, Reserved};
+use time::OffsetDateTime;
+
+use super::worth::hour;
+use crate::app::App;
+
+/// How often it is looked whether an hour is over.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// How long after its end an hour is allocated: a window that began in it has ended by then.
+const SETTLED: time::Duration = time::Duration::minutes(11);
+
+/// What tenants keep resident on this node, by the hour.
+#[derive(Default)]
+pub struct Reservations(Mutex<BTreeMap<OffsetDateTime, BTreeMap<TenantId, u128>>>);
+
+impl Reservations {
+    /// Notes bytes that were resident for tenants in a slice of `span` that ended at `at`.
+    pub fn note(&self, at: OffsetDateTime, span: Duration, resident: &BTreeMap<TenantId, u64>) {
+        let mut hours = self.hours();
+        let tenants = hours.entry(hour(at)).or_default();
+        for (tenant, bytes) in resident {
+            *tenants.entry(*tenant).or_default() += u128::from(*bytes) * span.as_millis();
+        }
+    }
+
+    /// What was reserved until `to`, in whole byte-seconds.
+    fn until(&self, to: OffsetDateTime) -> BTreeMap<TenantId, Reserved> {
+        let mut sums = BTreeMap::<TenantId, u128>::new();
+        for (tenant, byte_ms) in self.hours().range(..to).flat_map(|(_, tenants)| tenants) {
+            *sums.entry(*tenant).or_default() += byte_ms;
+        }
+        let reserved = |byte_ms: u128| Reserved {
+            byte_seconds: u64::try_from(byte_ms / 1_000).unwrap_or(u64::MAX),
+            place_seconds: 0,
+        };
+        sums.into_iter()
+            .map(|(tenant, byte_ms)| (tenant, reserved(byte_ms)))
+            .collect()
+    }
+
+    /// Forgets what is allocated.
+    fn forget(&self, to: OffsetDateTime) {
+        self.hours().retain(|at, _| *at >= to);
+    }
+
+    fn hours(&self) -> MutexGuard<'_, BTreeMap<OffsetDateTime, BTreeMap<TenantId, u128>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks every minute, until the task is aborted, and gives what is to be allocated to whoever seals.
+pub async fn run(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let to = hour(app.clock.now() - SETTLED);
+        match due(&app, to).await {
+            Ok(Some(allocation)) => {
+                let to = allocation.to;
+                if app.allocations.send(allocation).await.is_err() {
+                    return;
+                }
+                app.reservations.forget(to);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "idle energy is not allocated yet: tried again in a minute"),
+        }
+    }
+}
+
+/// What is to be allocated up to `to`: all idle energy of this node's windows that no allocation covers. None if
+/// that is nothing, or while windows wait to be posted.
+pub async fn due(app: &App, to: OffsetDateTime) -> Result<Option<Allocation>, db::DbError> {
+    if app.metrics.are_postings_waiting() {
+        return Ok(None);
+    }
+    let mut tx = app.db.billing_tx().await?;
+    let Some(from) = tx.allocated_until(app.node).await? else {
+        return Ok(None);
+    };
+    if from >= to {
+        return Ok(None);
+    }
+    let cited = tx.idle_of_windows(app.node, from, to).await?;
+    if cited.is_empty() {
+        return Ok(None);
+    }
+    let seconds = u64::try_from((to - from).whole_seconds()).unwrap_or_default();
+    let capacity = Reserved {
+        byte_seconds: memory_bytes(Path::new("/proc/meminfo")).saturating_mul(seconds),
+        place_seconds: 0,
+    };
+    Ok(Some(Allocation {
+        from,
+        to,
+        cited,
+        capacity,
+        reserved: app.reservations.until(to),
+    }))
+}
+
+/// The machine's memory; 0 where it is not known: then nobody's part can be told, and all stays with the platform.
+fn memory_bytes(meminfo: &Path) -> u64 {
+    let text = std::fs::read_to_string(meminfo).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or_default().saturating_mul(1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn what_is_resident_is_reserved_by_the_hour() {
+        let (reservations, start) = (Reservations::default(), OffsetDateTime::UNIX_EPOCH);
+        let tenant = TenantId(Uuid::from_u128(1));
+        let resident = BTreeMap::from([(tenant, 1_000)]);
+        let second = Duration::from_secs(1);
+        for minute in [10, 20, 70] {
+            reservations.note(start + time::Duration::minutes(minute), second, &resident);
+        }
+        let until = |hours| {
+            let reserved = reservations.until(start + time::Duration::hours(hours));
+            reserved.get(&tenant).map_or(0, |reserved| reserved.byte_seconds)
+        };
+        assert_eq!([until(0), until(1), until(2)], [0, 2_000, 3_000]);
+        reservations.forget(start + time::Duration::hours(1));
+        assert_eq!([until(1), until(2)], [0, 1_000]);
+    }
+
+    #[test]
+    fn the_machine_says_how_much_memory_it_has() {
+        assert!(memory_bytes(Path::new("/proc/meminfo")) > 1 << 20);
+        assert_eq!(memory_bytes(Path::new("/nowhere")), 0);
+    }
+}

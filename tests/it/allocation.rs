@@ -1,0 +1,79 @@
+//! Idle energy is allocated, in the chain of the node, and the books balance.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use tests::TestHost;
+use time::OffsetDateTime;
+use wattle::flow::allocate;
+
+/// What the ledger has in an account, in microjoules.
+async fn balance(host: &TestHost, account: &str) -> anyhow::Result<i64> {
+    let balances = host.admin.get("/api/v1/ledger/balances").await?.expect(200)?;
+    let items = balances["items"].as_array().context("items")?;
+    let held = items
+        .iter()
+        .find(|item| item["account"] == account && item["unit"] == "uj");
+    held.map_or(Ok(0), |item| item["amount"].as_i64().context("an amount"))
+}
+
+#[tokio::test]
+async fn idle_energy_goes_to_who_keeps_something_ready() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    host.meter.set_floor_uw(10_000_000);
+    let tenant = host.tenant("acacia").await?;
+    tenant.deploy("echo", &[], json!({})).await?;
+    let input = json!({ "inputs": [{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] }] });
+    let called = tenant.invoke.infer("echo", input).await?;
+    host.final_receipt(&tenant.read, &called.receipt.context("a receipt")?)
+        .await?;
+
+    let mut due = None;
+    for _ in 0..500 {
+        due = allocate::due(&host.app, OffsetDateTime::now_utc() + Duration::from_secs(3_600)).await?;
+        let idle = due.iter().flat_map(|due| &due.cited).count();
+        if idle >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let due = due.context("windows with idle energy")?;
+    let id = tenant.id.parse()?;
+    assert!(due.reserved[&id].byte_seconds > 0, "its code is resident");
+    let idle_uj: u64 = due.cited.iter().map(|cited| cited.idle_uj).sum();
+    let to = due.to;
+    host.app.allocations.send(due).await?;
+
+    let account = format!("tenant:{}", tenant.id);
+    let mut posted = None;
+    for _ in 0..500 {
+        let (windows, _) = host.admin.pages("/api/v1/ledger/windows", 200).await?;
+        posted = windows.into_iter().find(|window| window["kind"] == "allocation");
+        if posted.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let posted: Value = posted.context("the allocation is in the ledger")?;
+    assert_eq!(posted["energy_uj"], Value::Null, "it counts nothing itself");
+    let platform_uj = balance(&host, "platform").await?;
+    assert!(platform_uj > 0, "nobody reserved most of the machine");
+    let receipts = host.admin.get("/api/v1/ledger/check").await?.expect(200)?;
+    let own = receipts["tenants"].as_array().context("tenants")?;
+    let own = own
+        .iter()
+        .find(|sums| sums["tenant"] == tenant.id.as_str())
+        .context("its sums")?;
+    let dynamic_uj = own["dynamic_uj"].as_i64().context("dynamic")?;
+    let allocated_uj = balance(&host, &account).await? - dynamic_uj;
+    assert_eq!(
+        allocated_uj + platform_uj,
+        i64::try_from(idle_uj)?,
+        "all of it and no more"
+    );
+    // What is allocated is not due again.
+    let again = allocate::due(&host.app, to).await?;
+    assert!(again.is_none(), "{again:?}");
+    host.finish().await
+}
