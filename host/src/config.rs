@@ -90,6 +90,9 @@ pub struct ServeArgs {
     /// Largest graph that may be uploaded, in MiB.
     #[arg(long, env = "WATTLE_GRAPH_MAX_MIB", default_value_t = 512)]
     pub graph_max_mib: u64,
+    /// Meters nothing but fuel, keeps no records and posts nothing: for the bench that tells what metering costs.
+    #[arg(long, hide = true)]
+    pub unmetered: bool,
     /// Bytes of components and graphs that a tenant may store unless an admin says otherwise, in MiB.
     #[arg(long, env = "WATTLE_STORAGE_MAX_MIB", default_value_t = 10_240, value_parser = clap::value_parser!(u64).range(..=1 << 40))]
     pub storage_max_mib: u64,

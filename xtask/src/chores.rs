@@ -67,7 +67,8 @@ pub fn demo(keep: bool) -> Result<ExitCode> {
 pub fn bench(name: &str, more: &[String]) -> Result<()> {
     // It calls no host: nothing but the bench itself is built.
     if name == "attribution" {
-        return run(cargo("bench --quiet --profile dev --package tests --bench attribution --").args(more));
+        let bench = "bench --quiet --profile dev --workspace --bench attribution --";
+        return run(cargo(bench).args(more));
     }
     models::ensure()?;
     runtimes::ensure()?;

@@ -69,8 +69,15 @@ where
     if app.journal.poisoned().is_some() {
         return Err(Error::JournalBroken);
     }
-    let cell = Arc::new(UsageCell::default());
-    app.live.begin(call.clone(), cell.clone())?;
+    let metered = !app.config.unmetered;
+    let cell = Arc::new(if metered {
+        UsageCell::default()
+    } else {
+        UsageCell::of_fuel()
+    });
+    if metered {
+        app.live.begin(call.clone(), cell.clone())?;
+    }
     // It may be large, and is moved some times on its way to a thread.
     let work = Box::pin(work(cell.clone()));
     let host = app.clone();
@@ -104,6 +111,12 @@ where
 
 /// Journals an ended call, then lets the next slice claim it.
 async fn record(app: &App, finished: Finished) -> Result<Recorded, Error> {
+    if app.config.unmetered {
+        return Ok(Recorded {
+            finished: Arc::new(finished),
+            provisional_uj: None,
+        });
+    }
     let provisional_uj = app.learnt.provisional_uj(&finished.call, &finished.usage);
     let finished = Arc::new(finished);
     let record = Record::Finished(Finished::clone(&finished));

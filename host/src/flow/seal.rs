@@ -78,6 +78,9 @@ impl Seal {
         mut allocations: mpsc::Receiver<Allocation>,
         stop: CancellationToken,
     ) {
+        if app.config.unmetered {
+            return stop.cancelled().await;
+        }
         let parts = self.parts(app.config.slice_ms);
         let mut ticks = tokio::time::interval(app.config.slice() / parts);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -146,9 +146,24 @@ pub struct UsageCell {
     bytes_out: AtomicU64,
     peak_memory_bytes: AtomicU64,
     work: Mutex<Vec<Work>>,
+    /// Whether it counts fuel and nothing else.
+    fuel_only: bool,
 }
 
 impl UsageCell {
+    /// One that counts fuel and nothing else.
+    pub fn of_fuel() -> Self {
+        Self {
+            fuel_only: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it counts fuel and nothing else: then nobody need look at a clock for it.
+    pub fn is_of_fuel(&self) -> bool {
+        self.fuel_only
+    }
+
     /// Adds fuel.
     pub fn add_fuel(&self, fuel: u64) {
         self.fuel.fetch_add(fuel, Relaxed);
@@ -181,6 +196,9 @@ impl UsageCell {
 
     /// Adds model work.
     pub fn add_work(&self, work: &Work) {
+        if self.fuel_only {
+            return;
+        }
         add_work(
             &mut self.work.lock().unwrap_or_else(PoisonError::into_inner),
             work,
