@@ -7,6 +7,7 @@
 //! that energy is later attributed.
 
 mod activity;
+mod count;
 mod discover;
 mod error;
 mod file;
