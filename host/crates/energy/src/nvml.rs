@@ -50,8 +50,9 @@ const STILL_AFTER: Duration = Duration::from_secs(60);
 /// Armour, "Part-time Power Measurements", arXiv 2312.02741), and each read costs a call into the driver.
 const POWER_PERIOD: Duration = Duration::from_millis(250);
 
-/// NVIDIA states 5 % for power (`nvmlDeviceGetPowerUsage`), of which the counter is the sum. The cited paper
-/// finds that an A100's or H100's sensor looks a quarter of the time: over windows of seconds that evens out.
+/// A judgement: NVIDIA states 5 % for the power of its first boards with a sensor (`nvmlDeviceGetPowerUsage`)
+/// and nothing for later ones or for the counter. The cited paper finds that an A100's or H100's sensor looks a
+/// quarter of the time, which evens out over many windows and not within one.
 const COUNTER_PPM: u32 = 50_000;
 
 /// A judgement: work between two reads is missed or counted for all of the time.

@@ -116,10 +116,14 @@ fn used(gpu: &Device<'_>, seen: &mut Seen) -> Result<Option<(u64, u64)>, Trouble
         let SampleValue::U32(percent) = sample.value else {
             return Err(Trouble::Other("its use is not in per cent".into()));
         };
+        // Not to be believed; the next one's span covers this one's.
+        if percent > 100 {
+            continue;
+        }
         let since_us = sample.timestamp.saturating_sub(seen.use_us);
         seen.use_us = seen.use_us.max(sample.timestamp);
         span_us = span_us.saturating_add(since_us);
-        busy_hundredths += u128::from(since_us) * u128::from(percent.min(100));
+        busy_hundredths += u128::from(since_us) * u128::from(percent);
     }
     if is_first {
         return Ok(Some((0, 0)));
@@ -131,8 +135,8 @@ fn used(gpu: &Device<'_>, seen: &mut Seen) -> Result<Option<(u64, u64)>, Trouble
 fn processes(gpu: &Device<'_>, seen: &mut Seen) -> Result<Vec<GpuProcess>, Trouble> {
     let samples = told(gpu.process_utilization_stats(seen.processes_us))?;
     let mut samples = samples.unwrap_or_default();
-    // The driver may leave a part of what it is lent empty.
-    samples.retain(|sample| sample.timestamp > seen.processes_us);
+    // The driver may leave a part of what it is lent empty, and more than all is not to be believed.
+    samples.retain(|sample| sample.timestamp > seen.processes_us && sample.sm_util <= 100);
     samples.sort_by_key(|sample| (sample.pid, std::cmp::Reverse(sample.timestamp)));
     samples.dedup_by_key(|sample| sample.pid);
     for sample in &samples {
@@ -140,7 +144,7 @@ fn processes(gpu: &Device<'_>, seen: &mut Seen) -> Result<Vec<GpuProcess>, Troub
     }
     let process = samples.iter().map(|sample| GpuProcess {
         pid: sample.pid,
-        sm_ppm: sample.sm_util.min(100) * 10_000,
+        sm_ppm: sample.sm_util * 10_000,
     });
     Ok(process.collect())
 }

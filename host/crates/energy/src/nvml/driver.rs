@@ -37,7 +37,7 @@ impl From<NvmlError> for Trouble {
     fn from(error: NvmlError) -> Self {
         let words = error.to_string();
         match error {
-            NvmlError::LibloadingError(_) => Self::Absent(words),
+            NvmlError::LibloadingError(error) => Self::Absent(error.to_string()),
             NvmlError::DriverNotLoaded => Self::Driver(format!(
                 "{words}: load it, or give the container its GPUs; 'nvidia-smi' shows whether it works"
             )),
@@ -111,7 +111,7 @@ impl Session {
         Ok(self.nvml.device_count()?)
     }
 
-    /// The GPU with a number. By number, as a search by UUID fails where any other GPU is lost.
+    /// The GPU with a number. By number, as `nvmlDeviceGetHandleByUUID` fails where any other GPU is lost.
     pub(super) fn by_index(&self, index: u32) -> Result<Device<'_>, Trouble> {
         Ok(self.nvml.device_by_index(index)?)
     }

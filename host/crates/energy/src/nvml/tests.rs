@@ -164,6 +164,9 @@ fn gpus_that_cannot_be_read_do_not_hide_the_others() {
         ("GPU 4 (NVIDIA H200)", Err("meter_root_name")),
     ];
     assert_eq!(said, expected);
+    // Nor when it is looked for among them.
+    let good = found.into_iter().find_map(|found| found.meter.ok());
+    assert_eq!(counter_uj(&mut good.unwrap()), Ok(1_000_000));
 }
 
 #[test]
@@ -285,22 +288,24 @@ fn a_lost_gpu_is_tried_again_after_a_while_and_loses_nothing() {
 
 #[test]
 fn a_driver_that_is_loaded_anew_counts_from_there() {
-    // Not loaded, and not initialised.
-    for gone in [9, 1] {
+    // It was loaded but is not; it says that it was never initialised, and then nothing that helps.
+    for (gone, init, closed) in [(9, 9, "meter_gpu_driver"), (1, 999, "meter_gpu")] {
         let mut machine = Machine::new(1);
         machine.set("gone", gone);
         let (mut meter, clock) = meter(&machine);
         assert_eq!(counter_uj(&mut meter), Ok(1_000_000));
         // It is unloaded: to open it again does not help.
         machine.set("load", 1);
-        machine.set("init", 9);
+        machine.set("init", init);
+        assert_eq!(counter_uj(&mut meter), Err("meter_gpu_driver"));
         for _ in 0..3 {
-            assert_eq!(counter_uj(&mut meter), Err("meter_gpu_driver"));
             clock.pass_s(10);
+            assert_eq!(counter_uj(&mut meter), Err(closed));
         }
+        clock.pass_s(10);
         let (opened, _) = machine.uses();
-        assert_eq!(counter_uj(&mut meter), Err("meter_gpu_driver"));
-        assert_eq!(counter_uj(&mut meter), Err("meter_gpu_driver"));
+        assert_eq!(counter_uj(&mut meter), Err(closed));
+        assert_eq!(counter_uj(&mut meter), Err(closed));
         assert_eq!(machine.uses().0, opened + 1, "once in a while is enough");
         // Loaded anew, with a counter that has begun anew.
         machine.unset("init");
@@ -365,6 +370,19 @@ fn a_value_that_cannot_be_is_not_believed_and_the_count_goes_on() {
         energy_mj: u64::MAX,
     };
     assert_eq!(fault.fault(), FaultKind::Malformed);
+}
+
+#[test]
+fn what_a_counter_does_while_the_machine_sleeps_is_not_guessed() {
+    let mut machine = Machine::new(1);
+    let (mut meter, clock) = meter(&machine);
+    assert_eq!(counter_uj(&mut meter), Ok(1_000_000));
+    machine.set("0.energy_mj", 1_500);
+    clock.sleep_s(60);
+    assert_eq!(counter_uj(&mut meter), Err("meter_slept"));
+    machine.set("0.energy_mj", 1_600);
+    clock.pass_s(1);
+    assert_eq!(counter_uj(&mut meter), Ok(1_100_000));
 }
 
 #[test]

@@ -223,7 +223,8 @@ int nvmlDeviceGetProcessUtilization(int *device, struct process *processes, unsi
     for (n = 0; n < all; n++) {
         snprintf(key, sizeof key, "%d.process.%u", (int)(device - devices), n);
         if (!text(key, line) || sscanf(line, "%u %llu %u", &found.pid, &found.at_us, &found.sm) != 3) continue;
-        if (found.at_us <= after_us) continue;
+        /* The driver leaves places empty when it has less to say than it said it would. */
+        if (found.at_us <= after_us && found.at_us != 0) continue;
         if (processes && taken < *count) processes[taken] = found;
         taken++;
     }

@@ -33,10 +33,11 @@ fn busy_time_is_what_the_driver_sampled_since_the_look_before() {
     // A beginning has no span; a GPU that does not say is not idle.
     assert_eq!(probe.read(), [busy(0, 0, Some(0)), busy(1, 0, None)]);
     assert_eq!(probe.read()[0], busy(0, 0, Some(0)), "nothing new");
-    machine.set("0.samples", 4);
+    machine.set("0.samples", 5);
     machine.set("0.sample.1", "1100000 50");
-    // Late, unordered, and more than all.
-    machine.set("0.sample.2", "1400000 200");
+    // Unordered, and one of more than all, whose span is the next one's.
+    machine.set("0.sample.4", "1300000 101");
+    machine.set("0.sample.2", "1400000 100");
     machine.set("0.sample.3", "1200000 0");
     assert_eq!(probe.read()[0], busy(0, 400_000, Some(250_000)));
 }
@@ -45,11 +46,12 @@ fn busy_time_is_what_the_driver_sampled_since_the_look_before() {
 fn processes_are_told_once_for_each_sample() {
     let mut machine = Machine::new(1);
     machine.set("0.samples", 0);
-    machine.set("0.processes", 4);
+    machine.set("0.processes", 5);
     machine.set("0.process.0", "42 1000 30");
     machine.set("0.process.1", "7 1500 12");
     machine.set("0.process.2", "42 1600 35");
     machine.set("0.process.3", "0 0 0");
+    machine.set("0.process.4", "42 1700 101");
     let mut probe = probe(&machine);
     let processes = [(7, 120_000), (42, 350_000)].map(|(pid, sm_ppm)| GpuProcess { pid, sm_ppm });
     assert_eq!(probe.read()[0].processes, processes);
