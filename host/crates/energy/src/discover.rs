@@ -4,15 +4,20 @@
 //! 1. a site's own file meters, as the site says;
 //! 2. RAPL's packages and memory;
 //! 3. sensors of CPUs under hwmon, where RAPL shows none;
-//! 4. a meter of the whole machine (a plug or a BMC): it calibrates the above and is never summed with them;
-//!    where there is none of them, it is the root;
-//! 5. the power model, where there is no meter at all.
+//! 4. NVIDIA's GPUs, each a root beside those of the CPUs;
+//! 5. a meter of the whole machine (a plug or a BMC): it calibrates the above and is never summed with them;
+//!    where nothing meters the CPUs, it is the root, and the GPUs are in it;
+//! 6. the power model, where there is no meter at all or of the GPUs only: it stands for a machine without these.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::file::{Covers, FileMeter, FileSource};
 use crate::hwmon::{self, HwmonMeter, Measures};
-use crate::{Meter, MeterError, ModelledMeter, PowerModel, proc, rapl};
+use crate::{Meter, MeterError, ModelledMeter, PowerModel, nvml, proc, rapl};
+
+/// How long the driver of GPUs may take to answer first: it wakes them one by one, a second or two each.
+const GPU_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a candidate is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +26,8 @@ pub enum Verdict {
     Root,
     /// It measures the whole machine and checks the roots.
     Calibrates,
-    /// It could be read and is not, as its energy is counted elsewhere or means something else.
+    /// It could be read and is not, as its energy is counted elsewhere or means something else; or this machine
+    /// has nothing of its kind.
     Left,
     /// It cannot be read.
     Unusable,
@@ -42,7 +48,7 @@ impl Verdict {
 /// Something that might meter the machine, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// `file`, `rapl`, `hwmon` or `modelled`.
+    /// `file`, `rapl`, `hwmon`, `nvml` or `modelled`.
     pub source: &'static str,
     /// Which one.
     pub subject: String,
@@ -114,6 +120,9 @@ pub struct Site {
     pub powercap: PathBuf,
     /// Usually `/sys/class/hwmon`.
     pub hwmon: PathBuf,
+    /// The library of NVIDIA's driver: a path, or a name to be found where the system has its libraries, usually
+    /// `libnvidia-ml.so.1`.
+    pub nvml: PathBuf,
     /// Usually `/proc`.
     pub proc: PathBuf,
     /// The site's own meters.
@@ -130,6 +139,7 @@ impl Site {
         Self {
             powercap: "/sys/class/powercap".into(),
             hwmon: "/sys/class/hwmon".into(),
+            nvml: nvml::LIBRARY.into(),
             proc: proc::ROOT.into(),
             files: Vec::new(),
             modelled_root: modelled_root.into(),
@@ -198,8 +208,9 @@ pub fn discover(site: &Site, pause: &mut dyn FnMut()) -> Result<Found, MeterErro
 
     let has_cpu = add_hwmon(&mut found, &mut walls, site, has_cpu) || has_cpu;
     let is_metered = has_cpu || !walls.is_empty();
+    let has_gpu = add_gpus(&mut found, site, !has_cpu && is_metered);
     add_walls(&mut found, walls, has_cpu);
-    add_model(&mut found, site, is_metered)?;
+    add_model(&mut found, site, is_metered, has_gpu)?;
     check_names(&found)?;
     Ok(found)
 }
@@ -242,6 +253,37 @@ fn add_hwmon(
     has_cpu
 }
 
+/// Takes the GPUs, unless a meter of the whole machine is the root. Whether it took any.
+fn add_gpus(found: &mut Found, site: &Site, is_in_wall: bool) -> bool {
+    const SOURCE: &str = "nvml";
+    let gpus = match nvml::survey(&site.nvml, GPU_PATIENCE) {
+        Ok(gpus) => gpus,
+        Err(candidate) => {
+            found.candidates.push(candidate);
+            return false;
+        }
+    };
+    let mut has_gpu = false;
+    for gpu in gpus {
+        match gpu.meter {
+            Err(error) => found
+                .candidates
+                .push(Candidate::unusable(SOURCE, gpu.subject, &error)),
+            Ok(_) if is_in_wall => {
+                let why = "the meter of the whole machine counts it, and nothing else meters the CPUs";
+                found
+                    .candidates
+                    .push(Candidate::new(SOURCE, gpu.subject, Verdict::Left, why));
+            }
+            Ok(meter) => {
+                has_gpu = true;
+                found.take(Chosen::root(meter), SOURCE, gpu.subject);
+            }
+        }
+    }
+    has_gpu
+}
+
 /// One meter of the whole machine is enough: the site's own before the board's.
 fn add_walls(found: &mut Found, walls: Vec<(Box<dyn Meter>, &'static str, String)>, has_cpu: bool) {
     let role = if has_cpu { Role::Calibrates } else { Role::Root };
@@ -257,8 +299,8 @@ fn add_walls(found: &mut Found, walls: Vec<(Box<dyn Meter>, &'static str, String
     }
 }
 
-/// The model stands for the whole machine, so it is left as soon as something of that is metered.
-fn add_model(found: &mut Found, site: &Site, is_metered: bool) -> Result<(), MeterError> {
+/// The model stands for the whole machine but its GPUs, so it is left as soon as something of that is metered.
+fn add_model(found: &mut Found, site: &Site, is_metered: bool, has_gpu: bool) -> Result<(), MeterError> {
     const SOURCE: &str = "modelled";
     let subject = site.model.describe();
     if is_metered {
@@ -270,6 +312,10 @@ fn add_model(found: &mut Found, site: &Site, is_metered: bool) -> Result<(), Met
     }
     let meter = ModelledMeter::new(site.modelled_root.as_str(), site.model.clone(), &site.proc)?;
     found.take(Chosen::root(meter), SOURCE, subject);
+    if let Some(model) = found.candidates.last_mut().filter(|_| has_gpu) {
+        let without = "; the GPUs are not in it, so its idle and maximum watts must be those without them";
+        model.reason.push_str(without);
+    }
     Ok(())
 }
 

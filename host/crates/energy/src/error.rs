@@ -148,6 +148,41 @@ pub enum MeterError {
         /// Power with all CPUs busy, in microwatts.
         max_uw: u64,
     },
+    /// The driver of GPUs is not there, or has gone.
+    #[error("the driver of NVIDIA's GPUs does not answer through {library}: {words}")]
+    GpuDriver {
+        /// Its library.
+        library: PathBuf,
+        /// What it says, and what to do where something can be done.
+        words: String,
+    },
+    /// A driver cannot reach its GPU any more.
+    #[error(
+        "the GPU of root '{root}' is lost: {words}; if it does not come back, stop the host and reset the GPU \
+         or the machine"
+    )]
+    GpuLost {
+        /// The root.
+        root: String,
+        /// What the driver says.
+        words: String,
+    },
+    /// A driver does not say what a GPU takes.
+    #[error("the driver does not say what the GPU of root '{root}' takes: {words}")]
+    Gpu {
+        /// The root.
+        root: String,
+        /// What the driver says.
+        words: String,
+    },
+    /// A GPU's counter says what cannot be.
+    #[error("the GPU of root '{root}' says that it has taken {energy_mj} mJ: it is not believed")]
+    GpuValue {
+        /// The root.
+        root: String,
+        /// The counter in millijoules.
+        energy_mj: u64,
+    },
     /// A scripted meter was told to fail.
     #[error("the scripted meter was told to fail")]
     Scripted,
@@ -173,6 +208,10 @@ impl MeterError {
             Self::RootHeld { .. } => "meter_root_held",
             Self::RootName(_) => "meter_root_name",
             Self::Model { .. } => "meter_model",
+            Self::GpuDriver { .. } => "meter_gpu_driver",
+            Self::GpuLost { .. } => "meter_gpu_lost",
+            Self::Gpu { .. } => "meter_gpu",
+            Self::GpuValue { .. } => "meter_gpu_value",
             Self::Scripted => "meter_scripted",
         }
     }
@@ -180,7 +219,7 @@ impl MeterError {
     /// How a slice is marked that has no reading because of it.
     pub fn fault(&self) -> FaultKind {
         match self {
-            Self::Malformed { .. } => FaultKind::Malformed,
+            Self::Malformed { .. } | Self::GpuValue { .. } => FaultKind::Malformed,
             Self::Fell { .. } => FaultKind::Fell,
             Self::Jumped { .. } => FaultKind::Jumped,
             Self::Rebased { .. } => FaultKind::Rebased,

@@ -7,6 +7,7 @@
 //! that energy is later attributed.
 
 mod activity;
+mod count;
 mod discover;
 mod error;
 mod file;
@@ -14,6 +15,7 @@ mod guarded;
 mod hwmon;
 mod model;
 mod modelled;
+mod nvml;
 mod proc;
 mod rapl;
 mod root_lock;
@@ -37,6 +39,7 @@ pub use guarded::{Change, Guarded, Metered};
 pub use hwmon::HwmonMeter;
 pub use model::{MODEL_VERSION, PowerModel};
 pub use modelled::ModelledMeter;
+pub use nvml::{GpuActivity, GpuProbe, GpuProcess, NvmlMeter};
 pub use rapl::RaplMeter;
 pub use root_lock::RootLock;
 pub use scripted::{ScriptHandle, ScriptedMeter};

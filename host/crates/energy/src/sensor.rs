@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use domain::energy::{Reading, Root};
+#[cfg(test)]
 use uuid::Uuid;
 
-use crate::tally::{Habit, Integral, LONGEST_BRIDGE_NS, Moment, PowerBound, Tally};
-use crate::{MeterError, boot_id, moment, root_lock};
+use crate::MeterError;
+use crate::count::{Count, Says};
+#[cfg(test)]
+use crate::tally::Moment;
+use crate::tally::PowerBound;
 
 /// No number is longer; what comes after is not read.
 const MAX_BYTES: u64 = 256;
-
-/// How often power is read at least.
-const POWER_PERIOD: Duration = Duration::from_secs(1);
 
 /// What a file's number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +29,11 @@ pub enum Quantity {
     PowerW,
 }
 
-enum Gauge {
-    Counter(Tally),
-    Power(Integral),
-}
-
 /// A root whose number stands in a file.
 pub(crate) struct Sensor {
-    root: Root,
     path: PathBuf,
     quantity: Quantity,
-    floor_uw: u64,
-    boot_id: Uuid,
-    clock: Box<dyn Fn() -> Moment + Send>,
-    gauge: Gauge,
+    count: Count,
 }
 
 /// How to read a root's file.
@@ -57,40 +49,32 @@ pub(crate) struct Spec {
 
 impl Sensor {
     pub(crate) fn new(spec: Spec) -> Result<Self, MeterError> {
-        root_lock::check_name(&spec.root.name)?;
-        let name = spec.root.name.clone();
-        let gauge = match spec.quantity {
-            Quantity::EnergyUj => Gauge::Counter(Tally::new(Habit {
-                root: name,
-                bound: spec.bound,
+        let says = match spec.quantity {
+            Quantity::EnergyUj => Says::Energy {
                 highest_uj: spec.highest_uj,
                 sleep_loses: spec.sleep_loses,
-            })),
-            Quantity::PowerUw | Quantity::PowerW => Gauge::Power(Integral::new(name, spec.bound)),
+            },
+            Quantity::PowerUw | Quantity::PowerW => Says::Power,
         };
         Ok(Self {
-            root: spec.root,
             path: spec.path,
             quantity: spec.quantity,
-            floor_uw: spec.floor_uw,
-            boot_id: boot_id()?,
-            clock: Box::new(moment),
-            gauge,
+            count: Count::new(spec.root, spec.floor_uw, spec.bound, says)?,
         })
     }
 
     #[cfg(test)]
     pub(crate) fn set_clock(&mut self, clock: impl Fn() -> Moment + Send + 'static) {
-        self.clock = Box::new(clock);
+        self.count.set_clock(clock);
     }
 
     #[cfg(test)]
     pub(crate) fn set_boot_id(&mut self, boot_id: Uuid) {
-        self.boot_id = boot_id;
+        self.count.set_boot_id(boot_id);
     }
 
     pub(crate) fn root(&self) -> &Root {
-        &self.root
+        self.count.root()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -99,51 +83,22 @@ impl Sensor {
 
     pub(crate) fn read(&mut self) -> Result<Reading, MeterError> {
         let value = number(&self.path, self.quantity)?;
-        let at = (self.clock)();
-        let (counter_uj, state) = match &mut self.gauge {
-            Gauge::Counter(tally) => (tally.advance(value, at)?, tally.state()),
-            Gauge::Power(integral) => (integral.advance(value, at)?, integral.state()),
-        };
-        Ok(Reading {
-            root: self.root.clone(),
-            boot_id: self.boot_id,
-            at_ns: at.at_ns,
-            counter_uj,
-            floor_uw: self.floor_uw,
-            state,
-        })
+        self.count.advance(value)
     }
 
     pub(crate) fn resume(&mut self, last: &[Reading]) {
-        let ours = |last: &&Reading| last.root.name == self.root.name && last.boot_id == self.boot_id;
-        if let Some(last) = last.iter().find(ours) {
-            match &mut self.gauge {
-                Gauge::Counter(tally) => tally.resume(last),
-                Gauge::Power(integral) => integral.resume(last),
-            }
-        }
+        self.count.resume(last);
     }
 
     /// The longest time between two reads, for a counter that wraps and for power.
     pub(crate) fn period(&self) -> Option<Duration> {
-        match &self.gauge {
-            Gauge::Counter(tally) => tally.habit.period_ns().map(Duration::from_nanos),
-            Gauge::Power(_) => Some(POWER_PERIOD),
-        }
+        self.count.period()
     }
 
     pub(crate) fn bound(&self) -> &PowerBound {
-        match &self.gauge {
-            Gauge::Counter(tally) => &tally.habit.bound,
-            Gauge::Power(integral) => &integral.bound,
-        }
+        self.count.bound()
     }
 }
-
-const _: () = assert!(
-    POWER_PERIOD.as_nanos() * 4 <= LONGEST_BRIDGE_NS as u128,
-    "a late read or two do no harm"
-);
 
 /// The file's text without white space around it.
 pub(crate) fn text(path: &Path) -> Result<String, MeterError> {

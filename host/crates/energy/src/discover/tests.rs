@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::file::tests::source;
+use crate::nvml::stub::{Machine, uuid};
 use crate::proc::testing::ProcTree;
 use crate::sensor::Quantity;
 use crate::trees::Tree;
@@ -12,6 +13,7 @@ struct Bench {
     proc: ProcTree,
     powercap: Option<Tree>,
     hwmon: Option<Tree>,
+    gpus: Option<Machine>,
     files: Vec<FileSource>,
 }
 
@@ -21,8 +23,14 @@ impl Bench {
             proc: ProcTree::new(),
             powercap: powercap.map(Tree::powercap),
             hwmon: hwmon.map(Tree::hwmon),
+            gpus: None,
             files: vec![],
         }
+    }
+
+    fn with_gpus(mut self, gpus: usize) -> Self {
+        self.gpus = Some(Machine::new(gpus));
+        self
     }
 
     fn with(mut self, root: &str, covers: Covers) -> Self {
@@ -43,6 +51,11 @@ impl Bench {
         let site = Site {
             powercap: root(&self.powercap),
             hwmon: root(&self.hwmon),
+            // This machine may have GPUs, which are not the test's.
+            nvml: self
+                .gpus
+                .as_ref()
+                .map_or_else(|| "libnvidia-ml-of-nobody.so.1".into(), Machine::library),
             proc: self.proc.root().to_owned(),
             files: self.files.clone(),
             ..Site::new(
@@ -124,6 +137,40 @@ fn the_best_meters_are_used_and_no_joule_twice() {
 }
 
 #[test]
+fn gpus_are_roots_beside_the_cpus_and_never_in_a_wall_meter_that_is_billed() {
+    let gpus = [uuid(0).to_lowercase(), uuid(1).to_lowercase()];
+    let gpus: Vec<_> = gpus.iter().map(String::as_str).collect();
+    let (rapl, wall, amd) = (Some("no-dram"), Some("acpi-power-meter"), Some("amd-energy"));
+    let sockets = ["amd_energy-esocket0", "amd_energy-esocket1"];
+    type Case<'a> = (Option<&'a str>, Option<&'a str>, Vec<&'a str>, &'a [&'a str]);
+    let cases: [Case<'_>; 5] = [
+        (rapl, None, [&["package-0"], &gpus[..]].concat(), &[]),
+        (rapl, wall, [&["package-0"], &gpus[..]].concat(), &["wall"]),
+        (None, amd, [&sockets[..], &gpus[..]].concat(), &[]),
+        (None, wall, vec!["wall"], &[]),
+        (None, None, [&gpus[..], &["modelled"]].concat(), &[]),
+    ];
+    for (powercap, hwmon, roots, walls) in cases {
+        let (billed, calibrating) = Bench::new(powercap, hwmon).with_gpus(2).uses();
+        assert_eq!(billed, roots, "{powercap:?} {hwmon:?}");
+        assert_eq!(calibrating, walls, "{powercap:?} {hwmon:?}");
+    }
+    let reasons = |bench: Bench, source| -> Vec<String> {
+        let candidates = bench.discover().unwrap().candidates.into_iter();
+        let ours = candidates.filter(|candidate| candidate.source == source);
+        ours.map(|candidate| candidate.reason).collect()
+    };
+    let in_wall = reasons(Bench::new(None, wall).with_gpus(1), "nvml");
+    assert!(in_wall[0].contains("counts it"), "{in_wall:?}");
+    let modelled = |bench| reasons(bench, "modelled").remove(0);
+    assert!(modelled(Bench::new(None, None).with_gpus(1)).contains("the GPUs are not in it"));
+    assert!(!modelled(Bench::new(None, None)).contains("GPU"));
+    let mut lost = Bench::new(rapl, None).with_gpus(2);
+    lost.gpus.as_mut().unwrap().set("0.handle", 15);
+    assert_eq!(lost.uses().0, ["package-0", gpus[1]]);
+}
+
+#[test]
 fn every_candidate_has_a_reason() {
     let found = Bench::new(Some("two-sockets"), Some("acpi-power-meter"))
         .with("plug", Covers::Machine)
@@ -140,6 +187,7 @@ fn every_candidate_has_a_reason() {
         rapl,
         rapl,
         rapl,
+        ("nvml", "left"),
         ("file", "calibrates"),
         ("hwmon", "left"),
         ("modelled", "left"),
