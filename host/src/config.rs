@@ -68,6 +68,14 @@ pub struct ServeArgs {
     /// Where the kernel shows meters: RAPL and hwmon are looked for in `class` below it.
     #[arg(long, env = "WATTLE_METER_SYS", value_name = "PATH", default_value = "/sys")]
     pub meter_sys: PathBuf,
+    /// The library of NVIDIA's driver, by which GPUs are metered.
+    #[arg(
+        long,
+        env = "WATTLE_METER_NVML",
+        value_name = "PATH",
+        default_value = "libnvidia-ml.so.1"
+    )]
+    pub meter_nvml: PathBuf,
     /// Meters that the site keeps in files, such as a plug's watts or a counter of microjoules:
     /// `plug=/run/plug/watts?unit=w&covers=machine&max_w=500`; several stand behind each other with `;` between.
     #[arg(long, env = "WATTLE_METER_FILES", value_name = "METERS")]

@@ -283,6 +283,7 @@ pub(crate) fn meters(config: &ServeArgs) -> Result<Found, MeterError> {
     let site = Site {
         powercap: class.join("powercap"),
         hwmon: class.join("hwmon"),
+        nvml: config.meter_nvml.clone(),
         files,
         ..Site::new(config.meter_root.as_str(), power_model(config)?)
     };
