@@ -8,6 +8,7 @@ mod components;
 mod deployments;
 mod digested;
 mod extract;
+mod factors;
 mod graphs;
 mod idempotency;
 mod json;

@@ -19,8 +19,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, carbon, components, deployments, graphs, keys, ledger, meters, problem, receipts, refusals,
-    spoken, tenants, usage, v2, weights,
+    audit, carbon, components, deployments, factors, graphs, keys, ledger, meters, problem, receipts,
+    refusals, spoken, tenants, usage, v2, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -84,6 +84,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(receipts::router())
         .merge(usage::router())
         .merge(carbon::router())
+        .merge(factors::router())
         .merge(ledger::router())
         .merge(meters::router())
         .merge(weights::router())

@@ -27,9 +27,10 @@ pub enum JournalError {
         /// Where in it the bad frame begins, in bytes.
         offset: u64,
     },
-    /// A record was written by a newer host.
+    /// A record was written by a host of another version.
     #[error(
-        "segment {segment} has a record of version {version} at byte {offset}; this host knows version {}",
+        "segment {segment} has a record of version {version} at byte {offset}; this host knows version {}: start the \
+         host that wrote it once more, so that it drains, then this one",
         crate::record::VERSION
     )]
     UnknownVersion {
