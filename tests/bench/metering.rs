@@ -8,7 +8,7 @@ mod processes;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde_json::json;
 use tests::process::{HostProcess, tenant};
 use tests::{Client, guests};
@@ -27,7 +27,8 @@ const FUEL_PAIRS: usize = 400;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let (thin, heavy) = (fuel(thin)?, fuel(heavy)?);
+    let cost = |guest| fuel(guest).map_err(|error| anyhow::anyhow!("{error:#}"));
+    let (thin, heavy) = (cost(thin)?, cost(heavy)?);
     println!("fuel: a thin call {thin:+.1} %, a product of matrices {heavy:+.1} % of CPU time");
     let mut metered = Side::start(&[]).await?;
     let idle = metered.idle().await?;
@@ -101,8 +102,11 @@ impl Side {
     }
 }
 
+/// A guest that is ready to be run again and again.
+type Run = Box<dyn FnMut() -> wasmtime::Result<()>>;
+
 /// By how many percent fuel makes a guest slower: the median of pairs of runs, by this thread's CPU clock.
-fn fuel(guest: fn(&Engine) -> anyhow::Result<Box<dyn FnMut() -> anyhow::Result<()>>>) -> anyhow::Result<f64> {
+fn fuel(guest: fn(&Engine) -> wasmtime::Result<Run>) -> wasmtime::Result<f64> {
     let engine = |fuel| {
         let mut config = Config::new();
         config.consume_fuel(fuel).epoch_interruption(true);
@@ -118,7 +122,7 @@ fn fuel(guest: fn(&Engine) -> anyhow::Result<Box<dyn FnMut() -> anyhow::Result<(
     Ok((ratios[FUEL_PAIRS / 2] - 1.0) * 100.0)
 }
 
-fn timed(run: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+fn timed(run: &mut dyn FnMut() -> wasmtime::Result<()>) -> wasmtime::Result<f64> {
     let now = || {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
@@ -128,7 +132,7 @@ fn timed(run: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     Ok(now() - before)
 }
 
-fn store(engine: &Engine) -> anyhow::Result<Store<()>> {
+fn store(engine: &Engine) -> wasmtime::Result<Store<()>> {
     let mut store = Store::new(engine, ());
     // Refused where the engine counts none.
     let _ = store.set_fuel(u64::MAX / 2);
@@ -137,8 +141,9 @@ fn store(engine: &Engine) -> anyhow::Result<Store<()>> {
 }
 
 /// A fresh instance of the echo and a call of it, some times.
-fn thin(engine: &Engine) -> anyhow::Result<Box<dyn FnMut() -> anyhow::Result<()>>> {
-    let component = Component::new(engine, guests::guest("echo")?)?;
+fn thin(engine: &Engine) -> wasmtime::Result<Run> {
+    let echo = guests::guest("echo").map_err(|error| wasmtime::Error::msg(error.to_string()))?;
+    let component = Component::new(engine, echo)?;
     let mut linker = ComponentLinker::<()>::new(engine);
     linker.define_unknown_imports_as_traps(&component)?;
     let (pre, engine) = (linker.instantiate_pre(&component)?, engine.clone());
@@ -173,8 +178,11 @@ fn thin(engine: &Engine) -> anyhow::Result<Box<dyn FnMut() -> anyhow::Result<()>
                 .get_func(&mut store, infer.context("infer")?)
                 .context("infer")?;
             let mut answer = [Val::Bool(false)];
+            let infer = infer.ok_or_else(|| wasmtime::Error::msg("the echo has no infer"))?;
             infer.call(&mut store, std::slice::from_ref(&request), &mut answer)?;
-            ensure!(matches!(&answer[0], Val::Result(Ok(_))), "no answer: {answer:?}");
+            if !matches!(&answer[0], Val::Result(Ok(_))) {
+                return Err(wasmtime::Error::msg(format!("no answer: {answer:?}")));
+            }
         }
         Ok(())
     }))
@@ -196,7 +204,7 @@ const MATRICES: &str = r#"(module (memory 2)
         (br_if $columns (i32.lt_u (local.tee $j (i32.add (local.get $j) (i32.const 1))) (i32.const 96))))
       (br_if $rows (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 96))))))"#;
 
-fn heavy(engine: &Engine) -> anyhow::Result<Box<dyn FnMut() -> anyhow::Result<()>>> {
+fn heavy(engine: &Engine) -> wasmtime::Result<Run> {
     let module = Module::new(engine, wat::parse_str(MATRICES)?)?;
     let mut store = store(engine)?;
     let instance = Linker::new(engine).instantiate(&mut store, &module)?;
