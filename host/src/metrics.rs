@@ -54,7 +54,12 @@ impl Metrics {
         self.postings_waiting.store(count, Relaxed);
     }
 
-    /// Whether sealed windows wait for Postgres.
+    /// Counts a sealed posting that is on its way to Postgres.
+    pub fn posting_queued(&self) {
+        self.postings_waiting.fetch_add(1, Relaxed);
+    }
+
+    /// Whether sealed postings wait for Postgres.
     pub fn are_postings_waiting(&self) -> bool {
         self.postings_waiting.load(Relaxed) > 0
     }

@@ -1,5 +1,6 @@
 //! Idle energy is allocated, in the chain of the node, and the books balance.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,6 +17,23 @@ async fn balance(host: &TestHost, account: &str) -> anyhow::Result<i64> {
         .iter()
         .find(|item| item["account"] == account && item["unit"] == "uj");
     held.map_or(Ok(0), |item| item["amount"].as_i64().context("an amount"))
+}
+
+/// Waits until so many allocations are in the ledger and no more, and gives one.
+async fn until_allocations(host: &TestHost, count: usize) -> anyhow::Result<Value> {
+    for _ in 0..500 {
+        let (windows, _) = host.admin.pages("/api/v1/ledger/windows", 200).await?;
+        let mut allocations: Vec<_> = windows
+            .into_iter()
+            .filter(|window| window["kind"] == "allocation")
+            .collect();
+        anyhow::ensure!(allocations.len() <= count, "{allocations:?}");
+        if allocations.len() == count {
+            return allocations.pop().context("at least one");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    anyhow::bail!("there are not {count} allocations in the ledger")
 }
 
 #[tokio::test]
@@ -42,20 +60,14 @@ async fn idle_energy_goes_to_who_keeps_something_ready() -> anyhow::Result<()> {
     let id = tenant.id.parse()?;
     assert!(due.reserved[&id].byte_seconds > 0, "its code is resident");
     let idle_uj: u64 = due.cited.iter().map(|cited| cited.idle_uj).sum();
-    let to = due.to;
+    let (to, cited) = (
+        due.to,
+        due.cited.iter().map(|idle| idle.posting).collect::<Vec<_>>(),
+    );
     host.app.allocations.send(due).await?;
 
     let account = format!("tenant:{}", tenant.id);
-    let mut posted = None;
-    for _ in 0..500 {
-        let (windows, _) = host.admin.pages("/api/v1/ledger/windows", 200).await?;
-        posted = windows.into_iter().find(|window| window["kind"] == "allocation");
-        if posted.is_some() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let posted: Value = posted.context("the allocation is in the ledger")?;
+    let posted = until_allocations(&host, 1).await?;
     assert_eq!(posted["energy_uj"], Value::Null, "it counts nothing itself");
     let platform_uj = balance(&host, "platform").await?;
     assert!(platform_uj > 0, "nobody reserved most of the machine");
@@ -72,8 +84,29 @@ async fn idle_energy_goes_to_who_keeps_something_ready() -> anyhow::Result<()> {
         i64::try_from(idle_uj)?,
         "all of it and no more"
     );
-    // What is allocated is not due again.
-    let again = allocate::due(&host.app, to).await?;
-    assert!(again.is_none(), "{again:?}");
+    // What is allocated is not due again; what is sealed afterwards, in the same hour, is.
+    let cited: BTreeSet<_> = cited.into_iter().collect();
+    let mut next = None;
+    for _ in 0..500 {
+        next = allocate::due(&host.app, to).await?;
+        if next.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let next = next.context("a window that ended after the allocation was made")?;
+    assert!(
+        next.cited.iter().all(|idle| !cited.contains(&idle.posting)),
+        "{next:?}"
+    );
+    // The same again is not sealed twice, however fast it is asked for.
+    let citations = next.cited.len();
+    for _ in 0..2 {
+        host.app.allocations.send(next.clone()).await?;
+    }
+    assert!(citations > 0);
+    until_allocations(&host, 2).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_allocations(&host, 2).await?;
     host.finish().await
 }

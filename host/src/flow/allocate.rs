@@ -1,7 +1,8 @@
 //! Allocate: once an hour the idle energy of the node's windows moves to those who kept something ready there.
 //!
-//! The rule is `domain::allocation`'s. What is reserved is noted as slices are cut, in the host's memory: what a
-//! host that died had noted of an hour is lost, and that part of the hour's idle energy stays with the platform.
+//! The rule is `domain::allocation`'s; this host guarantees nobody a number of calls at once, so bytes alone are
+//! reserved. They are noted as slices are cut, in the host's memory: what a host that died had noted of an hour is
+//! lost, and that part of the hour's idle energy stays with the platform.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,10 +36,10 @@ impl Reservations {
         }
     }
 
-    /// What was reserved until `to`, in whole byte-seconds.
-    fn until(&self, to: OffsetDateTime) -> BTreeMap<TenantId, Reserved> {
+    /// What was reserved in the hours that began between, in whole byte-seconds.
+    fn between(&self, from: OffsetDateTime, to: OffsetDateTime) -> BTreeMap<TenantId, Reserved> {
         let mut sums = BTreeMap::<TenantId, u128>::new();
-        for (tenant, byte_ms) in self.hours().range(..to).flat_map(|(_, tenants)| tenants) {
+        for (tenant, byte_ms) in self.hours().range(from..to).flat_map(|(_, tenants)| tenants) {
             *sums.entry(*tenant).or_default() += byte_ms;
         }
         let reserved = |byte_ms: u128| Reserved {
@@ -64,8 +65,7 @@ impl Reservations {
 pub async fn run(app: Arc<App>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let to = hour(app.clock.now() - SETTLED);
-        match due(&app, to).await {
+        match due(&app, hour(app.clock.now() - SETTLED)).await {
             Ok(Some(allocation)) => {
                 let to = allocation.to;
                 if app.allocations.send(allocation).await.is_err() {
@@ -79,23 +79,24 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// What is to be allocated up to `to`: all idle energy of this node's windows that no allocation covers. None if
-/// that is nothing, or while windows wait to be posted.
-pub async fn due(app: &App, to: OffsetDateTime) -> Result<Option<Allocation>, db::DbError> {
+/// What is to be allocated next, of hours that ended up to `settled`: the idle energy of the earliest hour with
+/// windows of this node that no allocation cites, or of all windows that came too late for theirs. None if there is
+/// none, or while postings wait for Postgres.
+pub async fn due(app: &App, settled: OffsetDateTime) -> Result<Option<Allocation>, db::DbError> {
     if app.metrics.are_postings_waiting() {
         return Ok(None);
     }
     let mut tx = app.db.billing_tx().await?;
-    let Some(from) = tx.allocated_until(app.node).await? else {
+    let Some(done) = tx.allocated(app.node, settled).await? else {
         return Ok(None);
     };
-    if from >= to {
-        return Ok(None);
-    }
-    let cited = tx.idle_of_windows(app.node, from, to).await?;
-    if cited.is_empty() {
-        return Ok(None);
-    }
+    // A window that ends with an hour is that hour's.
+    let from = hour(done.next - time::Duration::MICROSECOND);
+    let to = match done.has_late() {
+        true => done.until,
+        false => (from + time::Duration::HOUR).min(settled),
+    };
+    let cited = tx.idle_of_windows(app.node, &done, to).await?;
     let seconds = u64::try_from((to - from).whole_seconds()).unwrap_or_default();
     let capacity = Reserved {
         byte_seconds: memory_bytes(Path::new("/proc/meminfo")).saturating_mul(seconds),
@@ -106,7 +107,7 @@ pub async fn due(app: &App, to: OffsetDateTime) -> Result<Option<Allocation>, db
         to,
         cited,
         capacity,
-        reserved: app.reservations.until(to),
+        reserved: app.reservations.between(from, to),
     }))
 }
 
@@ -133,7 +134,7 @@ mod tests {
             reservations.note(start + time::Duration::minutes(minute), second, &resident);
         }
         let until = |hours| {
-            let reserved = reservations.until(start + time::Duration::hours(hours));
+            let reserved = reservations.between(start, start + time::Duration::hours(hours));
             reserved.get(&tenant).map_or(0, |reserved| reserved.byte_seconds)
         };
         assert_eq!([until(0), until(1), until(2)], [0, 2_000, 3_000]);

@@ -13,6 +13,9 @@ use tokio::task::JoinError;
 /// CPU time of a guest, in nanoseconds, within which a call is brief.
 const BRIEF_NS: u64 = 1_000_000;
 
+/// Bytes of tensors and parameters in and out of a call that is brief: more take their time to be written down.
+pub const SMALL_BYTES: u64 = 64 << 10;
+
 /// So many brief calls of a release on end make its next one be expected to be brief. A guest yields every few
 /// milliseconds: one that is long on purpose every now and then takes that much of a thread, once in this many.
 const TRUST: u32 = 100;
@@ -37,8 +40,9 @@ impl Habit {
     }
 }
 
-fn is_brief(cell: &UsageCell) -> bool {
-    cell.cpu_ns() <= BRIEF_NS
+/// Whether a call has been brief so far.
+pub fn is_brief(cell: &UsageCell) -> bool {
+    cell.cpu_ns() <= BRIEF_NS && cell.bytes_out() <= SMALL_BYTES
 }
 
 /// Does `work`, whose use of the CPU enters `cell`, here as long as it is brief, then on the threads of `guests`.

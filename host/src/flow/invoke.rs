@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::bare::bare;
+use super::brief::{SMALL_BYTES, is_brief};
 use super::metered::{Recorded, Where, call, metered};
 use super::releases::{Body, Release};
 use super::signature::{check_answer, check_encoding, check_request};
@@ -85,7 +86,7 @@ where
     let host = app.clone();
     let ready = app.releases.ready(tenant, &row);
     let begin = match &ready {
-        Some(release) if release.habit.is_brief() => Where::Here,
+        Some(release) if release.habit.is_brief() && request.bytes() <= SMALL_BYTES => Where::Here,
         _ => Where::Guests,
     };
     let work = move |cell: Arc<UsageCell>| async move {
@@ -101,6 +102,10 @@ where
             let mut inv = invocation(id, tenant, limits, &cell, cancel, graphs, settings);
             inv.deadline = deadline;
             let answer = run(&loaded, request, inv).await;
+            // What was long, or answers much, is written on the guests' threads too.
+            if !is_brief(&cell) {
+                tokio::task::yield_now().await;
+            }
             let encode = |response| (encoding.encode)(&callers_id, row.number, response, &row.spec.limits);
             let reply = answer.and_then(|response| runtime::metered(&cell, || encode(response)));
             loaded.habit.note(&cell);

@@ -42,7 +42,9 @@ impl Learnt {
 
     /// Writes it down.
     pub fn keep(&self) {
-        let bytes = postcard::to_extend(&*self.estimator(), vec![VERSION]);
+        // Calls ask for their provisional figures meanwhile.
+        let estimator = self.estimator().clone();
+        let bytes = postcard::to_extend(&estimator, vec![VERSION]);
         let kept = bytes
             .map_err(std::io::Error::other)
             .and_then(|bytes| secret_file::write(&self.path, &bytes));

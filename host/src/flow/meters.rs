@@ -51,6 +51,11 @@ impl Meters {
         self.seen().clone()
     }
 
+    /// Whether a meter of the whole machine is read beside the roots.
+    pub fn calibrates(&self) -> bool {
+        self.seen().values().any(|seen| seen.calibrates)
+    }
+
     /// Takes in a look at all meters, and tells the operator what is new.
     pub fn note(&self, metered: &Metered) {
         let mut roots = self.seen();
@@ -69,7 +74,13 @@ impl Meters {
         }
         for change in &metered.changes {
             let (root, code, words) = (&change.root, change.code, &change.words);
+            let seen = roots.entry(root.clone()).or_insert(Seen::NOTHING);
             match change.fault {
+                // In no slice, so it is not among the faults above.
+                Some(kind) if seen.calibrates => {
+                    (seen.fault, seen.power_uw) = (Some(kind), None);
+                    tracing::warn!(root, code, "{words}; it is not billed");
+                }
                 Some(_) => {
                     tracing::warn!(
                         root,

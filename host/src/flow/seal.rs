@@ -1,16 +1,18 @@
 //! Seal: slices are cut and journalled, windows are sealed, and a poster brings them to Postgres.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::Digest;
 use domain::allocation::Allocation;
-use domain::energy::{Activity, MeterFault, Reading};
+use domain::energy::{Activity, FaultKind, MeterFault, Reading};
 use domain::posting::{Posting, Slice};
 use domain::window::Sealer;
 use energy::{ActivityProbe, Guarded, Metered};
 use journal::{JournalError, Record};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
@@ -45,6 +47,9 @@ pub struct Seal {
     faults: Vec<MeterFault>,
     glanced: Glance,
     sealed: u64,
+    /// The windows of the last allocation.
+    allocated: HashSet<Digest>,
+    cut_at: Instant,
 }
 
 /// Where the last part ended that was learnt from.
@@ -67,6 +72,8 @@ impl Seal {
             faults: Vec::new(),
             glanced: Glance::default(),
             sealed: 0,
+            allocated: HashSet::new(),
+            cut_at: Instant::now(),
         }
     }
 
@@ -81,7 +88,7 @@ impl Seal {
         if app.config.unmetered {
             return stop.cancelled().await;
         }
-        let parts = self.parts(app.config.slice_ms);
+        let parts = self.parts(&app);
         let mut ticks = tokio::time::interval(app.config.slice() / parts);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
@@ -90,8 +97,7 @@ impl Seal {
             let stopping = tokio::select! {
                 _ = ticks.tick() => false,
                 Some(allocation) = allocations.recv() => {
-                    let posting = self.sealer.allocate(&allocation);
-                    send(&app, posting, &postings).await;
+                    self.allocate(&app, &allocation, &postings).await;
                     continue;
                 }
                 () = stop.cancelled() => true,
@@ -114,9 +120,26 @@ impl Seal {
         }
     }
 
-    /// In how many parts slices are learnt from.
-    fn parts(&self, slice_ms: u64) -> u32 {
-        let is_prompt = self.sealer.baseline().iter().any(prompt);
+    /// Seals an allocation, unless it cites what the last one cited: that may be on its way to Postgres still,
+    /// where the next one was made from.
+    async fn allocate(
+        &mut self,
+        app: &App,
+        allocation: &Allocation,
+        postings: &mpsc::UnboundedSender<Posting>,
+    ) {
+        let cited: HashSet<Digest> = allocation.cited.iter().map(|cited| cited.posting).collect();
+        if cited.is_disjoint(&self.allocated) {
+            let posting = self.sealer.allocate(allocation);
+            self.allocated = cited;
+            send(app, posting, postings).await;
+        }
+    }
+
+    /// In how many parts slices are learnt from: one where a meter is slow, since all are read each time.
+    fn parts(&self, app: &App) -> u32 {
+        let slice_ms = app.config.slice_ms;
+        let is_prompt = self.sealer.baseline().iter().all(prompt) && !app.meters.calibrates();
         let parts = if is_prompt {
             (slice_ms / PART_MS).clamp(1, PARTS)
         } else {
@@ -168,7 +191,7 @@ impl Seal {
     /// Reads the meters and takes what every call used since the last cut. A meter that does not answer is
     /// missing in the slice; where nobody knows who used the CPU, the slice stays open and the next cut covers
     /// both.
-    async fn cut(&mut self, app: &App, postings: &mpsc::UnboundedSender<Posting>) -> bool {
+    async fn cut(&mut self, app: &Arc<App>, postings: &mpsc::UnboundedSender<Posting>) -> bool {
         let activity = match self.probe.read() {
             Ok(activity) => activity,
             Err(error) => {
@@ -194,8 +217,9 @@ impl Seal {
             faults: std::mem::take(&mut self.faults),
             weights: Vec::new(),
         };
+        let cut_at = std::mem::replace(&mut self.cut_at, Instant::now());
         app.reservations
-            .note(slice.at, app.config.slice(), &app.releases.resident());
+            .note(slice.at, cut_at.elapsed(), &app.releases.resident());
         self.activity = activity;
         self.next_index += 1;
         let before = self
@@ -220,7 +244,7 @@ impl Seal {
     /// Reads the meters where they may take their time.
     async fn meter(&mut self, app: &App, machine_ns: u64) -> Metered {
         let Some(mut meters) = self.meters.take() else {
-            return Metered::default();
+            return self.lost();
         };
         let read = tokio::task::spawn_blocking(move || {
             let metered = meters.read(machine_ns);
@@ -234,18 +258,32 @@ impl Seal {
             }
             Err(error) => {
                 tracing::error!(%error, "the meters are lost: no more energy is charged until the host starts again");
-                Metered::default()
+                self.lost()
             }
         }
     }
 
-    async fn seal(&mut self, app: &App, postings: &mpsc::UnboundedSender<Posting>) {
+    /// What a slice says when nothing can be read any more.
+    fn lost(&self) -> Metered {
+        let fault = |reading: &Reading| MeterFault {
+            root: reading.root.name.clone(),
+            kind: FaultKind::Unreadable,
+        };
+        Metered {
+            faults: self.sealer.baseline().iter().map(fault).collect(),
+            ..Metered::default()
+        }
+    }
+
+    async fn seal(&mut self, app: &Arc<App>, postings: &mpsc::UnboundedSender<Posting>) {
         let posting = self.sealer.seal(&self.slices);
         self.slices.clear();
         send(app, posting, postings).await;
         self.sealed += 1;
         if self.sealed.is_multiple_of(KEEP_EVERY) {
-            app.learnt.keep();
+            let app = app.clone();
+            // It waits for the disk.
+            tokio::task::spawn_blocking(move || app.learnt.keep());
         }
     }
 }
@@ -261,6 +299,7 @@ async fn send(app: &App, posting: Posting, postings: &mpsc::UnboundedSender<Post
         return;
     }
     app.metrics.sealed(&posting);
+    app.metrics.posting_queued();
     fault::point("after-seal");
     // The poster lives until this sender is dropped.
     let _ = postings.send(posting);

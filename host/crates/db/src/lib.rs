@@ -32,6 +32,7 @@ mod tx;
 mod usage;
 mod valuation;
 
+pub use allocation::Allocated;
 pub use audit::{Action, Actor, AuditCursor, AuditEvent, AuditFilter};
 pub use carbon::{Use, UseFilter};
 pub use chain::Head;

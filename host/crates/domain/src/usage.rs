@@ -189,6 +189,11 @@ impl UsageCell {
         self.bytes_out.fetch_add(bytes, Relaxed);
     }
 
+    /// Bytes that went out up to now.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Relaxed)
+    }
+
     /// Notes how much linear memory the guest has now.
     pub fn note_memory(&self, bytes: u64) {
         self.peak_memory_bytes.fetch_max(bytes, Relaxed);

@@ -8,6 +8,10 @@ use uuid::Uuid;
 use crate::tally::{Habit, Integral, LONGEST_BRIDGE_NS, Moment, PowerBound, Tally};
 use crate::{MeterError, boot_id, moment, root_lock};
 
+/// No counter has come so far, 4.6 × 10¹² J, and no machine takes so much: what drivers say that have nothing to
+/// say, such as all bits set, is above it. The ledger's integers end at twice as much.
+const MOST: u64 = i64::MAX as u64 / 2;
+
 /// How often power is read at least.
 const POWER_PERIOD: Duration = Duration::from_secs(1);
 
@@ -91,6 +95,12 @@ impl Count {
 
     /// Counts up to `value`, which the hardware has just said: microjoules or microwatts.
     pub(crate) fn advance(&mut self, value: u64) -> Result<Reading, MeterError> {
+        if value > MOST {
+            return Err(MeterError::Absurd {
+                root: self.root.name.clone(),
+                value,
+            });
+        }
         let at = self.now();
         let (counter_uj, state) = match &mut self.gauge {
             Gauge::Counter(tally) => (tally.advance(value, at)?, tally.state()),

@@ -18,6 +18,16 @@ pub enum MeterError {
         /// The cause.
         source: io::Error,
     },
+    /// A value that no meter has.
+    #[error(
+        "root '{root}': its meter says {value}, which is no measurement: the driver may have nothing to say"
+    )]
+    Absurd {
+        /// The root.
+        root: String,
+        /// What it said.
+        value: u64,
+    },
     /// A file does not say what it should.
     #[error("{path} has no {expected}")]
     Malformed {
@@ -193,6 +203,7 @@ impl MeterError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Io { .. } => "meter_io",
+            Self::Absurd { .. } => "meter_absurd",
             Self::Malformed { .. } => "meter_malformed",
             Self::Denied { .. } => "meter_denied",
             Self::Fell { .. } => "meter_fell",

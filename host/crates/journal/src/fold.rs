@@ -130,7 +130,7 @@ impl State {
         let follows = rest.cuts.is_empty() && baseline::start(&mut rest.baseline, readings);
         let earlier = rest.start.as_ref().filter(|_| !follows);
         let from = earlier.map_or(at, |start| start.from);
-        rest.last_readings = readings.to_vec();
+        note(&mut rest.last_readings, readings);
         rest.start = Some(Start {
             epoch,
             node,
@@ -168,14 +168,7 @@ impl State {
         let ended: Vec<_> = ended.map(|claim| claim.call.invocation).collect();
         ended.iter().for_each(|&invocation| self.unfinish(invocation));
         self.ended.extend(&ended);
-        let last = &mut self.at_rest.last_readings;
-        for now in &slice.readings {
-            // A root that a slice misses stays where it was.
-            match last.iter_mut().find(|last| last.root.name == now.root.name) {
-                Some(last) => last.clone_from(now),
-                None => last.push(now.clone()),
-            }
-        }
+        note(&mut self.at_rest.last_readings, &slice.readings);
         self.at_rest.cuts.push(Cut {
             at: slice.at,
             readings: slice.readings.clone(),
@@ -269,6 +262,16 @@ impl State {
             unsealed,
             last_readings: at_rest.last_readings.clone(),
             torn,
+        }
+    }
+}
+
+/// Moves roots on to `now`. One that is not in it stays where it was, also for a whole run of the host.
+fn note(last: &mut Vec<Reading>, now: &[Reading]) {
+    for now in now {
+        match last.iter_mut().find(|last| last.root.name == now.root.name) {
+            Some(last) => last.clone_from(now),
+            None => last.push(now.clone()),
         }
     }
 }
