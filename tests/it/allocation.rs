@@ -88,7 +88,7 @@ async fn idle_energy_goes_to_who_keeps_something_ready() -> anyhow::Result<()> {
     let cited: BTreeSet<_> = cited.into_iter().collect();
     let mut next = None;
     for _ in 0..500 {
-        next = allocate::due(&host.app, to).await?;
+        next = allocate::due(&host.app, to + Duration::from_secs(3_600)).await?;
         if next.is_some() {
             break;
         }
