@@ -26,12 +26,7 @@ struct Process {
 }
 
 impl Spent {
-    /// Up to now, of a server without children.
-    pub fn of(server: u32) -> anyhow::Result<Self> {
-        Self::of_host(server, None)
-    }
-
-    /// Up to now, of a host and its Postgres.
+    /// Up to now, of a host and its Postgres, if it has one.
     pub fn of_host(host: u32, postmaster: Option<u32>) -> anyhow::Result<Self> {
         let all = processes()?;
         let own = |pid: u32| all.get(&pid).context("the server has ended");

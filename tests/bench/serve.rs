@@ -164,7 +164,7 @@ async fn rates(body: &Value) -> anyhow::Result<()> {
         ours.add(load, || Spent::of_host(host.pid()?, host.postmaster_pid()))
             .await?;
         let load = async || hey(&bare.url, None, &file, ROUND_S).await;
-        theirs.add(load, || Spent::of(bare.child.id())).await?;
+        theirs.add(load, || Spent::of_host(bare.child.id(), None)).await?;
     }
     ours.print("wattle");
     theirs.print("bare");

@@ -191,7 +191,7 @@ async fn a_machine_is_billed_by_its_counters_and_nobody_by_a_bad_one() -> anyhow
     for (fault, code, spoil) in ends(&plug) {
         let (before, logged) = (until(&admin, "box", None).await?, said(&host, code));
         spoil()?;
-        let meters = until(&admin, "box", Some(fault))
+        until(&admin, "box", Some(fault))
             .await
             .with_context(|| host.log_tail())?;
         until(&admin, "package-0", None)
