@@ -206,4 +206,21 @@ pub(crate) mod tests {
         at(&mut second, 14);
         assert_eq!(second.read().unwrap()[0].counter_uj, 501_500_000);
     }
+
+    #[test]
+    fn what_a_driver_says_that_has_nothing_to_say_is_no_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("counter");
+        let mut meter = meter(&path, Quantity::EnergyUj);
+        for (text, code) in [
+            ("18446744073709551615", Err("meter_absurd")),
+            ("9223372036854775807", Err("meter_absurd")),
+            ("4611686018427387904", Err("meter_absurd")),
+            ("4611686018427387903", Ok(4_611_686_018_427_387_903)),
+        ] {
+            fs::write(&path, text).unwrap();
+            let counter = meter.read().map(|readings| readings[0].counter_uj);
+            assert_eq!(counter.map_err(|error| error.code()), code, "{text}");
+        }
+    }
 }

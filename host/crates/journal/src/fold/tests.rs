@@ -442,3 +442,49 @@ fn a_checkpoint_stands_for_all_that_was_drained_before_it() {
         );
     }
 }
+
+#[test]
+fn a_root_that_is_away_for_a_run_keeps_its_place() {
+    let other = |counter_uj| Reading {
+        root: Root {
+            name: "package-0".into(),
+            ..root()
+        },
+        ..reading(counter_uj)
+    };
+    let with_both = |n, second, counter_uj| match started(n, second, counter_uj) {
+        Record::EpochStarted {
+            epoch,
+            node,
+            boot_id,
+            at,
+            readings,
+        } => Record::EpochStarted {
+            epoch,
+            node,
+            boot_id,
+            at,
+            readings: [readings, vec![other(counter_uj)]].concat(),
+        },
+        record => record,
+    };
+    let found = |records| {
+        let mut counters: Vec<_> = recover(records)
+            .last_readings
+            .into_iter()
+            .map(|last| (last.root.name, last.counter_uj))
+            .collect();
+        counters.sort();
+        counters
+    };
+    // It cannot be read in the second run, nor in a slice of it.
+    let away = found(vec![
+        with_both(1, 0, 100),
+        started(2, 5, 150),
+        Record::Slice(slice(0, 6, 160, vec![])),
+    ]);
+    assert_eq!(
+        away,
+        [("modelled".to_owned(), 160), ("package-0".to_owned(), 100)]
+    );
+}
