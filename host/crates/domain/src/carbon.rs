@@ -283,6 +283,13 @@ fn check(fact: &Fact<u64>) -> Result<(), FactorError> {
         if !(1990..=2100).contains(&at.year()) {
             return Err(wrong(field, "give a time from 1990 to 2100"));
         }
+        // The database keeps no more: two times that differ by less would be one there.
+        if at.nanosecond() % 1_000 != 0 {
+            return Err(wrong(
+                field,
+                "give a time in whole microseconds: at most six decimals",
+            ));
+        }
     }
     if fact.to <= fact.from {
         return Err(wrong(

@@ -250,10 +250,13 @@ fn marginal_and_average_are_looked_up_by_their_own_zones() {
 #[test]
 fn factors_out_of_bounds_name_their_field() {
     type Change = fn(&mut Fact<u64>);
-    let cases: [(&str, Change); 8] = [
+    let cases: [(&str, Change); 11] = [
         ("from", |fact| fact.from = unix(631_151_999)),
         ("to", |fact| fact.to = unix(4_133_980_800)),
         ("to", |fact| fact.to = fact.from),
+        ("to", |fact| fact.to = fact.from + Duration::NANOSECOND),
+        ("to", |fact| fact.to += Duration::nanoseconds(999)),
+        ("from", |fact| fact.from += Duration::nanoseconds(1_001)),
         ("mg_per_kwh", |fact| fact.intensity = MAX_MG_PER_KWH + 1),
         ("source", |fact| fact.source.clear()),
         ("source", |fact| fact.source = "a".repeat(MAX_LABEL_BYTES + 1)),
@@ -268,6 +271,9 @@ fn factors_out_of_bounds_name_their_field() {
     }
     let refused = Factor::new(Signal::Marginal, Method::Market, fact(0..1, 1)).unwrap_err();
     assert_eq!(refused.field, "method");
+    let mut shortest = fact(0..1, 1);
+    shortest.to = shortest.from + Duration::MICROSECOND;
+    assert!(Factor::new(Signal::Average, Method::Location, shortest).is_ok());
     let mut largest = fact(0..1, MAX_MG_PER_KWH);
     largest.source = "a".repeat(MAX_LABEL_BYTES);
     let largest = Factor::new(Signal::Average, Method::Market, largest.clone()).unwrap();
