@@ -153,8 +153,9 @@ asked! {
 
 /// List factors
 ///
-/// Carbon intensities, in the order in which they became known. Of those that cover the same time the one that begins
-/// last counts; of those that begin together, the one that became known last.
+/// Carbon intensities, in the order in which they became known. What a source says later of the same start replaces
+/// what it said before. Of those that cover the same time one that is no estimate counts before one that is, then the
+/// one that begins last; of those that begin together, the one that became known last.
 #[utoipa::path(
     get, path = "/api/v1/ledger/factors", tag = "ledger",
     params(FactorsAsked),

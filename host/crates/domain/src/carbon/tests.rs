@@ -216,6 +216,46 @@ fn the_finer_fact_counts_and_of_equals_the_later_known() {
     assert_eq!(as_of(KNOWN + Duration::DAY), grams([100, 300, 100]));
 }
 
+/// What each of the hours 0 to 3 is taken for, in mg/kWh.
+fn hourly(facts: &[Known<Factor>], as_of: OffsetDateTime) -> [Option<u64>; 4] {
+    let evidence = Evidence::new([(NODE, known(site()))], facts.iter().cloned(), as_of);
+    let of = |at| valued(&evidence, &[slot(at..at + 1, KWH_UJ)]).location.amount;
+    [0, 1, 2, 3].map(|at| of(at).map(|ug| ug / 1_500))
+}
+
+#[test]
+fn a_revision_of_a_source_can_shorten_what_it_said() {
+    let later = KNOWN + Duration::DAY;
+    let shorter = Known {
+        known_at: later,
+        ..average(0..1, 300)
+    };
+    let mut other = fact(0..2, 500);
+    other.source = "other".into();
+    let other = known(Factor::new(Signal::Average, Method::Location, other).unwrap());
+    let facts = [average(0..4, 200), shorter];
+    assert_eq!(hourly(&facts, KNOWN), [Some(200); 4]);
+    assert_eq!(hourly(&facts, later), [Some(300), None, None, None]);
+    // Others' words stay.
+    let [first, second] = facts;
+    let facts = [first, other, second];
+    assert_eq!(hourly(&facts, later), [Some(300), Some(500), None, None]);
+}
+
+#[test]
+fn what_was_measured_counts_before_an_estimate() {
+    let mut guess = fact(1..3, 900);
+    guess.is_estimated = true;
+    guess.source = "other".into();
+    let guess = Known {
+        known_at: KNOWN + Duration::DAY,
+        it: Factor::new(Signal::Average, Method::Location, guess).unwrap(),
+    };
+    let as_of = KNOWN + Duration::DAY;
+    let facts = [average(0..2, 200), guess];
+    assert_eq!(hourly(&facts, as_of), [Some(200), Some(200), Some(900), None]);
+}
+
 #[test]
 fn a_site_holds_until_the_next() {
     let moved = Site {
@@ -325,6 +365,7 @@ fn facts() -> impl Strategy<Value = Vec<Known<Factor>>> {
         for (index, (from, long, mg_per_kwh, known_after, is_estimated)) in facts.into_iter().enumerate() {
             let fact = Fact {
                 is_estimated,
+                source: ["one", "two"][index % 2].into(),
                 ..fact(from..from + long, mg_per_kwh)
             };
             // No two become known at once, as the database's key has it.
@@ -454,9 +495,15 @@ proptest! {
         let timeline = Timeline::new(facts.clone(), as_of);
         for at in (0..130).map(hour) {
             let covering = facts.iter().filter(|fact| {
-                fact.known_at <= as_of && fact.it.from <= at && at < fact.it.to
+                let again = |other: &&Known<Fact<Average>>| {
+                    other.it.source == fact.it.source && other.it.from == fact.it.from
+                        && other.known_at > fact.known_at && other.known_at <= as_of
+                };
+                let holds = fact.it.from <= at && at < fact.it.to;
+                fact.known_at <= as_of && holds && facts.iter().find(again).is_none()
             });
-            let expected = covering.max_by_key(|fact| (fact.it.from, fact.known_at)).map(|fact| &fact.it);
+            let rank = |fact: &&Known<Fact<Average>>| (!fact.it.is_estimated, fact.it.from, fact.known_at);
+            let expected = covering.max_by_key(rank).map(|fact| &fact.it);
             let found: Vec<_> = timeline.within(at, at + Duration::HOUR).collect();
             prop_assert!(found.len() <= 1);
             prop_assert_eq!(found.first().map(|&(_, _, fact)| fact), expected);
