@@ -10,7 +10,7 @@ use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use time::Duration;
 
-use crate::http::{Client, Options, instant};
+use crate::http::{Client, Options, end, instant};
 use crate::{IntensityProvider, Key, ProviderError, Span, milligrams};
 
 /// Emissions over the whole life of the plants, and not of burning alone.
@@ -98,7 +98,7 @@ impl Hour {
         let fact = Fact {
             zone: zone.clone(),
             from,
-            to: from + Duration::HOUR,
+            to: end(from, Duration::HOUR)?,
             intensity: milligrams(grams, 1_000.0)?,
             source: "electricity-maps".to_owned(),
             version,

@@ -168,7 +168,14 @@ fn malformed(error: serde_json::Error) -> ProviderError {
 pub(crate) fn instant(text: &str) -> Result<OffsetDateTime, ProviderError> {
     let parsed = OffsetDateTime::parse(text, &Iso8601::DEFAULT);
     let at = parsed.map_err(|_| ProviderError::malformed("a time that is no ISO 8601"))?;
-    Ok(at.to_offset(time::UtcOffset::UTC))
+    let at = at.checked_to_offset(time::UtcOffset::UTC);
+    at.ok_or_else(|| ProviderError::malformed("a time that no calendar has"))
+}
+
+/// The end of what begins at `from` and lasts for `span`.
+pub(crate) fn end(from: OffsetDateTime, span: time::Duration) -> Result<OffsetDateTime, ProviderError> {
+    let to = from.checked_add(span);
+    to.ok_or_else(|| ProviderError::malformed("a time that no calendar has"))
 }
 
 /// The same in whole minutes of UTC, as providers take it.
@@ -198,9 +205,19 @@ mod tests {
         ] {
             assert_eq!(minute(instant(text).unwrap()), "2018-01-20T12:00Z", "{text}");
         }
-        for text in ["", "2018-01-20", "12:00", "noon"] {
+        for text in [
+            "",
+            "2018-01-20",
+            "12:00",
+            "noon",
+            "9999-12-31T23:59:59-01:00",
+            "-9999-01-01T00:00:00+01:00",
+        ] {
             assert_eq!(instant(text).unwrap_err().code(), "intensity_malformed", "{text}");
         }
+        let last = instant("9999-12-31T23:59:59Z").unwrap();
+        let refused = end(last, time::Duration::SECOND).unwrap_err();
+        assert_eq!(refused.code(), "intensity_malformed");
     }
 
     #[test]

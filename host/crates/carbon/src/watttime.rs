@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 
-use crate::http::{Client, Options, instant, minute};
+use crate::http::{Client, Options, end, instant, minute};
 use crate::{IntensityProvider, Key, ProviderError, Span, milligrams};
 
 /// The marginal operating emission rate. There are other signals under the same address.
@@ -153,7 +153,7 @@ impl Answer {
             let fact = Fact {
                 zone: zone.clone(),
                 from,
-                to: from + each,
+                to: end(from, each)?,
                 intensity: milligrams(point.value, MG_PER_KWH_EACH)?,
                 source: "watttime".to_owned(),
                 version: version.clone(),
