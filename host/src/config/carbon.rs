@@ -164,6 +164,7 @@ impl CarbonArgs {
         };
         let missing = needed.into_iter().filter(|(_, is_there)| !is_there);
         errors.extend(missing.map(|(missing, _)| ConfigError::Alone { given, missing }));
+        errors.extend(self.idle());
         match (&self.carbon_zone, self.carbon_provider) {
             (Some(zone), CarbonProvider::Yearly) => {
                 errors.extend(::carbon::Yearly::of(zone).err().map(ConfigError::Carbon));
@@ -179,6 +180,25 @@ impl CarbonArgs {
             _ => {}
         }
         errors
+    }
+
+    /// What is given for a provider that was not chosen: nobody would be asked, and nothing said.
+    fn idle(&self) -> impl Iterator<Item = ConfigError> {
+        let given = [
+            (
+                "carbon-csv",
+                self.carbon_csv.is_some() && self.carbon_provider != CarbonProvider::Csv,
+                "carbon-provider csv",
+            ),
+            (
+                "carbon-electricity-maps-key",
+                self.carbon_electricity_maps_key.is_some()
+                    && self.carbon_provider != CarbonProvider::ElectricityMaps,
+                "carbon-provider electricity-maps",
+            ),
+        ];
+        let idle = given.into_iter().filter(|(_, is_idle, _)| *is_idle);
+        idle.map(|(given, _, missing)| ConfigError::Alone { given, missing })
     }
 
     /// Whether anything is told of the site that makes a figure.
@@ -272,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_said() {
-        let cases: [(&[&str], &str); 13] = [
+        let cases: [(&[&str], &str); 15] = [
             (&["--carbon-pue=0.99"], "--carbon-pue 0.99 is not from 1 to 10"),
             (&["--carbon-pue=10.1"], "--carbon-pue 10.1"),
             (&["--carbon-pue=NaN"], "--carbon-pue NaN"),
@@ -307,6 +327,18 @@ mod tests {
                 &["--carbon-watttime-user=me", "--carbon-watttime-password=secret"],
                 "--carbon-watttime-user needs --carbon-watttime-region",
             ),
+            (
+                &["--carbon-zone=DE", "--carbon-csv=factors.csv"],
+                "--carbon-csv needs --carbon-provider csv",
+            ),
+            (
+                &[
+                    "--carbon-zone=GB",
+                    "--carbon-provider=gb",
+                    "--carbon-electricity-maps-key=secret",
+                ],
+                "--carbon-electricity-maps-key needs --carbon-provider electricity-maps",
+            ),
         ];
         for (flags, expected) in cases {
             let said: Vec<_> = carbon(flags).check().iter().map(ToString::to_string).collect();
@@ -315,6 +347,10 @@ mod tests {
                 "{flags:?}: {said:?}"
             );
         }
+    }
+
+    #[test]
+    fn masses_are_three_numbers_that_do_not_fall() {
         for bad in [
             "",
             "1",
