@@ -189,7 +189,8 @@ async fn list_factors(
 /// Bring or revise a factor
 ///
 /// With the zone, signal, method and start of one that is there it revises that one: valuations as of an instant
-/// before that stay as they are. What is known already is answered with 200 and not kept twice. For billing and admins.
+/// before that stay as they are. What is known already is answered with 200 and not kept twice. Give a source of your
+/// own: what a provider of the host says under its own name is taken from it anew each hour. For billing and admins.
 #[utoipa::path(
     post, path = "/api/v1/ledger/factors", tag = "ledger",
     request_body = NewFactor,

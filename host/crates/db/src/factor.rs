@@ -104,10 +104,11 @@ impl BillingTx {
 }
 
 impl WriterTx {
-    /// Adds what is new among `factors`; how many that are. What the newest row of the same zone, signal, method and
-    /// start says already is not new.
+    /// Adds what is new among `factors`; how many that are. What the newest row of the same zone, signal, method,
+    /// start and source says already is not new: a provider is asked again and again, and must neither undo what
+    /// someone else has said since nor take turns with another provider.
     pub async fn factors_add(&mut self, factors: &[Factor]) -> Result<u64, DbError> {
-        Ok(add(&mut self.tx, factors).await?.len() as u64)
+        Ok(add(&mut self.tx, factors, Beside::ItsSource).await?.len() as u64)
     }
 }
 
@@ -115,7 +116,8 @@ impl AdminTx {
     /// Adds a factor, or revises the one of the same zone, signal, method and start. None where that one says the
     /// same already.
     pub async fn factor_add(&mut self, factor: &Factor) -> Result<Option<FactorRow>, DbError> {
-        Ok(add(&mut self.tx, std::slice::from_ref(factor)).await?.pop())
+        let added = add(&mut self.tx, std::slice::from_ref(factor), Beside::All);
+        Ok(added.await?.pop())
     }
 
     /// The newest row of a factor's zone, signal, method and start.
@@ -174,31 +176,46 @@ impl Columns {
     }
 }
 
+/// Which rows of its zone, signal, method and start a factor must differ from to be new.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// The newest of all.
+    All,
+    /// The newest of its own source.
+    ItsSource,
+}
+
 /// Of those that stand twice in `factors` the last counts. One transaction at a time, or two would both find the same
 /// thing new.
-async fn add(tx: &mut PgConnection, factors: &[Factor]) -> Result<Vec<FactorRow>, DbError> {
+async fn add(tx: &mut PgConnection, factors: &[Factor], beside: Beside) -> Result<Vec<FactorRow>, DbError> {
     let columns = Columns::of(factors)?;
     learn_alone(&mut *tx).await?;
+    // Which one counts is settled before anything is compared: else the first of two, once it differs from what is
+    // kept, would be added again each time.
     let rows = sqlx::query_as!(
         Row,
         "insert into factor
              (zone, signal, method, valid_from, valid_to, mg_per_kwh, source, version, is_estimated)
-         select distinct on (new.zone, new.signal, new.method, new.valid_from) new.zone, new.signal, new.method,
-             new.valid_from, new.valid_to, new.mg_per_kwh, new.source, new.version, new.is_estimated
-         from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[],
-                 $7::text[], $8::text[], $9::boolean[])
-             with ordinality as new (zone, signal, method, valid_from, valid_to, mg_per_kwh, source, version,
-                 is_estimated, place)
+         select new.zone, new.signal, new.method, new.valid_from, new.valid_to, new.mg_per_kwh, new.source,
+             new.version, new.is_estimated
+         from (
+             select distinct on (zone, signal, method, valid_from) *
+             from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[],
+                     $7::text[], $8::text[], $9::boolean[])
+                 with ordinality as sent (zone, signal, method, valid_from, valid_to, mg_per_kwh, source, version,
+                     is_estimated, place)
+             order by zone, signal, method, valid_from, place desc
+         ) new
          left join lateral (
              select f.* from factor f
              where f.zone = new.zone and f.signal = new.signal and f.method = new.method
-                 and f.valid_from = new.valid_from
+                 and f.valid_from = new.valid_from and (f.source = new.source or not $10::boolean)
              order by f.known_at desc
              limit 1
          ) old on true
          where (old.valid_to, old.mg_per_kwh, old.source, old.version, old.is_estimated)
              is distinct from (new.valid_to, new.mg_per_kwh, new.source, new.version, new.is_estimated)
-         order by new.zone, new.signal, new.method, new.valid_from, new.place desc
+         order by new.zone, new.signal, new.method, new.valid_from
          returning id, zone, signal, method, valid_from, valid_to, known_at, mg_per_kwh, source, version,
              is_estimated",
         &columns.zone,
@@ -209,7 +226,8 @@ async fn add(tx: &mut PgConnection, factors: &[Factor]) -> Result<Vec<FactorRow>
         &columns.mg_per_kwh,
         &columns.source,
         &columns.version,
-        &columns.is_estimated
+        &columns.is_estimated,
+        beside == Beside::ItsSource
     )
     .fetch_all(tx)
     .await?;

@@ -91,6 +91,54 @@ async fn only_what_is_new_is_added(_: PgPoolOptions, options: PgConnectOptions) 
 }
 
 #[sqlx::test(migrations = false)]
+async fn of_two_in_one_batch_the_last_counts_each_time(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let other = of(&factor(hour(0), 3), Signal::Average, Method::Location, |fact| {
+        fact.source = "other".into()
+    });
+    for twice in [
+        [factor(hour(0), 1), factor(hour(0), 2)],
+        [factor(hour(0), 1), other],
+    ] {
+        assert_eq!(fixture.learn(&twice).await, 1, "{twice:?}");
+        assert_eq!(fixture.learn(&twice).await, 0, "{twice:?}");
+    }
+    fixture.finish().await;
+}
+
+/// Providers are asked by the hour and say the same again: what someone else has said since stays.
+#[sqlx::test(migrations = false)]
+async fn a_provider_does_not_undo_a_revision(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let mut used = small(0, Digest::ZERO, hour(0) + Duration::minutes(20));
+    used.lines[0].energy_uj = Some(3_600_000_000);
+    fixture.post(&sealed(used)).await;
+    fixture.stand(&site(hour(0))).await;
+    let said = |source: &'static str, mg_per_kwh| {
+        let factor = factor(hour(0), mg_per_kwh);
+        of(&factor, Signal::Average, Method::Location, |fact| {
+            fact.source = source.into()
+        })
+    };
+    let (yearly, rival) = (said("yearly", 400_000), said("rival", 100_000));
+    for provider in [&yearly, &rival] {
+        assert_eq!(fixture.learn(std::slice::from_ref(provider)).await, 1);
+    }
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    let own = tx.factor_add(&said("own", 300_000)).await.unwrap();
+    assert!(own.is_some());
+    tx.commit().await.unwrap();
+    for provider in [yearly, rival] {
+        assert_eq!(fixture.learn(&[provider]).await, 0, "the second pass");
+    }
+    let worth = worth(&fixture, fixture.now().await).await;
+    assert_eq!(worth.location.amount, Some(450_000));
+    // A provider's own revision is new all the same.
+    assert_eq!(fixture.learn(&[said("yearly", 200_000)]).await, 1);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
 async fn factors_are_found_by_what_is_asked(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
     let first = factor(hour(0), 1);
