@@ -67,10 +67,11 @@ impl Row {
 }
 
 impl WriterTx {
-    /// Notes where a node stands, unless its newest row says the same but for the time; whether it was noted.
+    /// Notes where a node stands, unless the row that holds at the start of `site` says the same but for the time;
+    /// whether it was noted.
     pub async fn site_add(&mut self, node: NodeId, site: &Site) -> Result<bool, DbError> {
         learn_alone(&mut self.tx).await?;
-        let newest = self.site_newest(node).await?;
+        let newest = self.site_newest(node, site.from).await?;
         let same = |newest: Site| {
             Site {
                 from: site.from,
@@ -109,17 +110,19 @@ impl WriterTx {
         Ok(added.rows_affected() == 1)
     }
 
-    async fn site_newest(&mut self, node: NodeId) -> Result<Option<Site>, DbError> {
+    /// The site that holds at `at`, as far as is known now.
+    async fn site_newest(&mut self, node: NodeId, at: OffsetDateTime) -> Result<Option<Site>, DbError> {
         let row = sqlx::query_as!(
             Row,
             "select node, valid_from, known_at, zone, marginal_zone, pue_ppm, pue_is_estimated, wue_ul_per_kwh,
                  ewif_ul_per_kwh, ewif_is_estimated, cfe_ppm, embodied_min_g, embodied_mid_g, embodied_max_g, life_s,
                  threads
              from site
-             where node = $1
+             where node = $1 and valid_from <= $2
              order by valid_from desc, known_at desc
              limit 1",
-            node.0
+            node.0,
+            at
         )
         .fetch_optional(&mut *self.tx)
         .await?;

@@ -250,6 +250,13 @@ async fn a_site_is_noted_when_it_changes(_: PgPoolOptions, options: PgConnectOpt
     assert!(fixture.stand(&moved).await);
     assert!(!fixture.stand(&moved).await);
     assert!(fixture.stand(&site(hour(7))).await, "back again");
+    let mut earlier = moved.clone();
+    earlier.from = hour(5);
+    assert!(
+        !fixture.stand(&site(hour(5))).await,
+        "what begins later does not count"
+    );
+    assert!(fixture.stand(&earlier).await, "a clock that went back");
     let torn =
         "insert into site (node, valid_from, pue_ppm, pue_is_estimated, ewif_is_estimated, cfe_ppm, life_s)
                 values (gen_random_uuid(), now(), 1000000, false, false, 0, 1)";
