@@ -137,15 +137,19 @@ async fn uses(tx: &mut PgConnection, filter: &UseFilter, limit: u32) -> Result<V
            from (
                select node, tenant, deployment, hour as began_at,
                    greatest(least(hour + interval '1 hour', $6), hour + interval '1 second') as ended_at,
-                   sum(energy_uj)::bigint as energy_uj, sum(cpu_ns + model_ns)::bigint as used_ns,
-                   sum(lines)::bigint as lines, sum(lines_unmetered)::bigint as lines_unmetered
+                   -- No sum leaves its column: one that would is as large as the column holds.
+                   least(sum(energy_uj), 9223372036854775807)::bigint as energy_uj,
+                   least(sum(cpu_ns::numeric + model_ns), 9223372036854775807)::bigint as used_ns,
+                   least(sum(lines), 9223372036854775807)::bigint as lines,
+                   least(sum(lines_unmetered), 9223372036854775807)::bigint as lines_unmetered
                from usage_hour
                where hour >= $4 and hour < $5 and ($1::uuid is null or tenant = $1)
                    and ($2::text is null or deployment = $2) and ($3::uuid is null or node = $3)
                group by node, tenant, deployment, hour
                union all
                select t.node, t.tenant, t.deployment, p.began_at,
-                   greatest(p.ended_at, p.began_at + interval '1 second'), sum(t.amount)::bigint, 0, 0, 0
+                   greatest(p.ended_at, p.began_at + interval '1 second'),
+                   least(sum(t.amount), 9223372036854775807)::bigint, 0, 0, 0
                from transfer t
                join posting p on p.node = t.node and p.epoch = t.epoch and p.seq = t.seq
                where t.kind = 'allocation' and t.tenant is not null
