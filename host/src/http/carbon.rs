@@ -104,8 +104,9 @@ struct Embodied {
 /// What use was worth. The three masses count the same energy in three ways: they are never to be added up.
 #[derive(Serialize, ToSchema)]
 struct Worth {
-    /// Energy in microjoules: what was used, and what was allocated of what stood idle.
-    energy_uj: u64,
+    /// Energy in microjoules: what was used, and what was allocated of what stood idle; null where no reading covers
+    /// any of it.
+    energy_uj: Option<u64>,
     /// CPU time of pipelines and models, in nanoseconds.
     cpu_ns: u64,
     /// Parts of receipts.
@@ -127,8 +128,10 @@ struct Worth {
 impl Worth {
     fn new(valued: Valued, lines: u64, lines_unmetered: u64) -> Self {
         let water = valued.water;
+        // Lines that were metered may have taken 0, and what was allocated has no lines.
+        let is_metered = lines > lines_unmetered || valued.energy_uj > 0;
         Self {
-            energy_uj: valued.energy_uj,
+            energy_uj: is_metered.then_some(valued.energy_uj),
             cpu_ns: valued.used_ns,
             lines,
             lines_unmetered,
@@ -404,4 +407,25 @@ async fn list_valuations(
         }
     };
     Ok(listing.page(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn energy_that_no_reading_covers_is_null() {
+        for (lines, unmetered, energy_uj, expected) in [
+            (2, 2, 0, None),
+            (2, 1, 0, Some(0)),
+            (0, 0, 15, Some(15)),
+            (2, 2, 15, Some(15)),
+        ] {
+            let valued = Valued {
+                energy_uj,
+                ..domain::carbon::Valuation::default().valued().unwrap()
+            };
+            assert_eq!(Worth::new(valued, lines, unmetered).energy_uj, expected);
+        }
+    }
 }
