@@ -321,7 +321,9 @@ async fn a_file_of_ones_own_is_learnt() -> anyhow::Result<()> {
         let host = TestHost::start_with(&["--carbon-zone=DE", "--carbon-provider=csv", &csv]).await?;
         learnt(&host).await?;
         let mut factors = Vec::new();
-        for _ in 0..100 {
+        // As long as `learnt` waits, where the third is to come; where the file is wrong, a while that shows it does not.
+        let tries = if expected == 3 { 1_200 } else { 100 };
+        for _ in 0..tries {
             factors = host.admin.pages("/api/v1/ledger/factors", 1).await?.0;
             if factors.len() == 3 {
                 break;
