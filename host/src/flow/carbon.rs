@@ -3,7 +3,8 @@
 //! A pass asks every provider, keeps what is new, and values each whole day of this node that is not valued yet or
 //! rests on less than is known by now. Nothing is changed by it: what was valued before stays readable as of its time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +13,18 @@ use carbon::{
     CsvFile, ElectricityMaps, GreatBritain, IntensityProvider, Key, Options, ProviderError, Span, WattTime,
     Yearly,
 };
-use db::{Use, UseFilter, Valuation};
-use domain::carbon::{Evidence, Zone};
+use db::{DbError, Use, UseFilter, Valuation};
+use domain::carbon::{Evidence, Factor, Zone};
 use domain::{Name, TenantId};
+use futures::FutureExt as _;
 use time::OffsetDateTime;
 
 use super::Error;
-use super::worth::Sum;
+use super::worth::{Sum, bounded, few};
 use crate::app::App;
 use crate::config::{CarbonArgs, CarbonProvider};
 
-/// The time between two passes, and until the next after one that failed.
+/// The time between two passes, and until the next after one that found Postgres away.
 const PERIOD: Duration = Duration::from_secs(3600);
 const AGAIN: Duration = Duration::from_secs(300);
 
@@ -39,6 +41,9 @@ const DAYS: u32 = 31;
 /// The most rows of use that are valued at once.
 pub const MOST_USES: u32 = 100_000;
 
+/// The most factors that are read for that: two zones by five minutes over ten months.
+pub const MOST_FACTORS: u32 = 200_000;
+
 /// A provider with the zone that it is asked for.
 type Source = (Box<dyn IntensityProvider>, Zone);
 
@@ -51,20 +56,55 @@ pub async fn run(app: Arc<App>) {
             Vec::new()
         }
     };
+    let mut failed = BTreeSet::new();
     loop {
-        let passed = pass(&app, &sources).await;
-        if let Err(error) = &passed {
-            tracing::warn!(%error, "carbon is not up to date: the next pass tries again");
-        }
-        tokio::time::sleep(if passed.is_ok() { PERIOD } else { AGAIN }).await;
+        let passed = guarded(pass(&app, &sources, &mut failed)).await;
+        tokio::time::sleep(wait(&passed)).await;
     }
 }
 
-async fn pass(app: &App, sources: &[Source]) -> Result<(), Error> {
-    stand(app).await?;
-    learn(app, sources).await?;
+/// What `pass` comes to; where it panics that is said, and the next pass is made all the same.
+async fn guarded(pass: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let passed = AssertUnwindSafe(pass).catch_unwind().await;
+    let passed = passed.unwrap_or(Err(Error::Internal));
+    if let Err(error) = &passed {
+        tracing::error!(%error, "a pass over carbon was cut short: the next one tries again");
+    }
+    passed
+}
+
+/// Soon again only where that may help and costs nobody else anything: providers are not asked while Postgres is away.
+fn wait(passed: &Result<(), Error>) -> Duration {
+    match passed {
+        Err(error) if is_away(error) => AGAIN,
+        _ => PERIOD,
+    }
+}
+
+fn is_away(error: &Error) -> bool {
+    matches!(error, Error::Db(DbError::Unavailable(_)))
+}
+
+/// What a step came to, or none where it failed: that is said, and keeps no other step from being made. An error only
+/// where Postgres is away, because the others would then fail as well.
+fn alone<T>(result: Result<T, Error>, step: &str) -> Result<Option<T>, Error> {
+    match result {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if is_away(&error) => Err(error),
+        Err(error) => {
+            tracing::error!(%error, step, "a step of the pass over carbon failed: the others are made");
+            Ok(None)
+        }
+    }
+}
+
+async fn pass(app: &App, sources: &[Source], failed: &mut BTreeSet<OffsetDateTime>) -> Result<(), Error> {
+    alone(stand(app).await, "note the site")?;
+    for source in sources {
+        alone(learn(app, source).await, "keep what a provider says")?;
+    }
     if app.config.carbon.is_told() {
-        restate(app).await?;
+        alone(restate(app, failed).await, "find the days to value")?;
     }
     Ok(())
 }
@@ -130,42 +170,53 @@ async fn stand(app: &App) -> Result<(), Error> {
     Ok(())
 }
 
-/// Asks each source and keeps what is new. One that fails keeps no other from being asked.
-async fn learn(app: &App, sources: &[Source]) -> Result<(), Error> {
-    for (provider, zone) in sources {
-        let to = app.clock.now();
-        let from = to - LOOK_BACK;
-        let failed = |error: ProviderError| {
-            let code = error.code();
-            tracing::warn!(%error, code, provider = provider.name(), %zone, "a provider of carbon intensities failed");
-        };
-        let factors = match provider.factors(zone, Span { from, to }).await {
-            Ok(factors) => factors,
-            Err(error) => {
-                failed(error);
-                continue;
-            }
-        };
-        provider.check_age(&factors, to).unwrap_or_else(failed);
-        let mut tx = app.db.writer_tx().await?;
-        let added = tx.factors_add(&factors).await?;
-        tx.commit().await?;
-        tracing::info!(provider = provider.name(), %zone, added, "asked for carbon intensities");
-    }
+/// Asks a source and keeps what is new. That it fails is said, and is no error of the pass.
+async fn learn(app: &App, (provider, zone): &Source) -> Result<(), Error> {
+    let to = app.clock.now();
+    let from = to - LOOK_BACK;
+    let failed = |error: ProviderError| {
+        let code = error.code();
+        tracing::warn!(%error, code, provider = provider.name(), %zone, "a provider of carbon intensities failed");
+    };
+    let factors = match provider.factors(zone, Span { from, to }).await {
+        Ok(factors) => factors,
+        Err(error) => {
+            failed(error);
+            return Ok(());
+        }
+    };
+    provider.check_age(&factors, to).unwrap_or_else(failed);
+    let added = keep(app, &factors).await?;
+    tracing::info!(provider = provider.name(), %zone, added, "asked for carbon intensities");
     Ok(())
 }
 
-/// Values the days of this node that need it.
-async fn restate(app: &App) -> Result<(), Error> {
+async fn keep(app: &App, factors: &[Factor]) -> Result<u64, Error> {
+    let mut tx = app.db.writer_tx().await?;
+    let added = tx.factors_add(factors).await?;
+    tx.commit().await?;
+    Ok(added)
+}
+
+/// Values the days of this node that need it. One that cannot be valued goes to `failed` and is left out from then on:
+/// the same use and factors would fail again, and keep the days after it waiting.
+async fn restate(app: &App, failed: &mut BTreeSet<OffsetDateTime>) -> Result<(), Error> {
     let settled = super::worth::day(app.clock.now() - SETTLED);
+    let skip: Vec<_> = failed.iter().copied().collect();
     let mut tx = app.db.billing_tx().await?;
     let days = tx
-        .days_to_value(app.node, settled - RESTATED, settled, DAYS)
+        .days_to_value(app.node, settled - RESTATED, settled, DAYS, &skip)
         .await?;
     drop(tx);
     for day in days {
-        let rows = value_day(app, day).await?;
-        tracing::info!(%day, rows, "a day is valued");
+        match value_day(app, day).await {
+            Ok(rows) => tracing::info!(%day, rows, "a day is valued"),
+            Err(error) if is_away(&error) => return Err(error),
+            Err(error) => {
+                tracing::error!(%error, %day, "a day cannot be valued: it is left out until the host is restarted");
+                failed.insert(day);
+            }
+        }
     }
     Ok(())
 }
@@ -183,10 +234,10 @@ pub async fn value_day(app: &App, day: OffsetDateTime) -> Result<usize, Error> {
         now: app.clock.now(),
     };
     let mut tx = app.db.billing_tx().await?;
-    let uses = tx.carbon_use(&filter, MOST_USES + 1).await?;
-    let evidence = tx.carbon_evidence(day - time::Duration::DAY, to, as_of).await?;
+    let uses = few(tx.carbon_use(&filter, MOST_USES + 1).await?)?;
+    let evidence = bounded(tx.carbon_evidence(&uses, as_of, MOST_FACTORS).await?)?;
     drop(tx);
-    let sums = by_deployment(&evidence, &uses)?;
+    let sums = blocking(move || by_deployment(&evidence, &uses)).await?;
     let mut tx = app.db.writer_tx().await?;
     for ((tenant, deployment), sum) in &sums {
         let valuation = Valuation {
@@ -205,16 +256,48 @@ pub async fn value_day(app: &App, day: OffsetDateTime) -> Result<usize, Error> {
     Ok(sums.len())
 }
 
+/// Values on a thread of its own: what takes long there keeps no call waiting.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.map_err(|_| Error::Internal)?
+}
+
 type ByDeployment = BTreeMap<(TenantId, Option<Name>), Sum>;
 
 fn by_deployment(evidence: &Evidence, uses: &[Use]) -> Result<ByDeployment, Error> {
-    if uses.len() > MOST_USES as usize {
-        return Err(Error::TooMuchUse { limit: MOST_USES });
-    }
     let mut sums = ByDeployment::new();
     for used in uses {
         let key = (used.tenant, used.deployment.clone());
         sums.entry(key).or_default().add(evidence, used)?;
     }
     Ok(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_while_postgres_is_away_is_it_tried_soon_again() {
+        assert_eq!(wait(&Ok(())), PERIOD);
+        assert_eq!(wait(&Err(Error::Internal)), PERIOD);
+        assert_eq!(wait(&Err(Error::Db(DbError::NotFound("x")))), PERIOD);
+    }
+
+    #[test]
+    fn a_step_that_fails_stops_no_other() {
+        assert!(matches!(alone(Ok(1), "x"), Ok(Some(1))));
+        for error in [Error::Internal, domain::carbon::CarbonError::Overflow.into()] {
+            assert!(matches!(alone::<()>(Err(error), "x"), Ok(None)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_a_pass_and_not_the_task() {
+        let passed = guarded(async { panic!("a pass that panics") }).await;
+        assert!(matches!(passed, Err(Error::Internal)));
+        assert_eq!(wait(&passed), PERIOD);
+    }
 }

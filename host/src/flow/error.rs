@@ -172,9 +172,11 @@ pub enum Error {
     /// A valuation that cannot be counted.
     #[error(transparent)]
     Carbon(#[from] domain::carbon::CarbonError),
-    /// More use than is valued at once.
-    #[error("that is over {limit} rows of hourly use: ask for a shorter time, one tenant or one deployment")]
+    /// More use than is valued at once, or more factors than that takes.
+    #[error("that is over {limit} {what}: ask for a shorter time, one tenant or one deployment")]
     TooMuchUse {
+        /// Rows of what.
+        what: &'static str,
         /// The most rows.
         limit: u32,
     },

@@ -8,7 +8,7 @@ use domain::{Name, TenantId};
 use time::{Duration, OffsetDateTime, Time, UtcOffset};
 
 use super::Error;
-use super::carbon::MOST_USES;
+use super::carbon::{MOST_FACTORS, MOST_USES, blocking};
 use crate::app::App;
 
 /// The most sums of an answer.
@@ -84,37 +84,59 @@ pub async fn value(
         let message = "what will be known then is not known yet: give an instant that has passed";
         return Err(Error::invalid("as_of", message));
     }
-    // An allocation belongs to the hours before it was posted.
-    let since = filter.from - Duration::DAY;
     let (uses, evidence) = match own {
         Some(tenant) => {
             let mut tx = app.db.tenant_tx(tenant).await?;
-            let uses = tx.carbon_use(filter, MOST_USES + 1).await?;
-            (uses, tx.carbon_evidence(since, filter.to, as_of).await?)
+            let uses = few(tx.carbon_use(filter, MOST_USES + 1).await?)?;
+            let evidence = tx.carbon_evidence(&uses, as_of, MOST_FACTORS).await?;
+            (uses, evidence)
         }
         None => {
             let mut tx = app.db.billing_tx().await?;
-            let uses = tx.carbon_use(filter, MOST_USES + 1).await?;
-            (uses, tx.carbon_evidence(since, filter.to, as_of).await?)
+            let uses = few(tx.carbon_use(filter, MOST_USES + 1).await?)?;
+            let evidence = tx.carbon_evidence(&uses, as_of, MOST_FACTORS).await?;
+            (uses, evidence)
         }
     };
-    if uses.len() > MOST_USES as usize {
-        return Err(Error::TooMuchUse { limit: MOST_USES });
+    let evidence = bounded(evidence)?;
+    let sums = blocking(move || sums(&evidence, &uses, groups)).await?;
+    Ok(Worth { as_of, sums })
+}
+
+/// No more use than is valued at once.
+pub(super) fn few(uses: Vec<Use>) -> Result<Vec<Use>, Error> {
+    match uses.len() <= MOST_USES as usize {
+        true => Ok(uses),
+        false => Err(Error::TooMuchUse {
+            what: "rows of hourly use",
+            limit: MOST_USES,
+        }),
     }
+}
+
+/// Evidence, if it takes no more factors than are read at once.
+pub(super) fn bounded(evidence: Option<Evidence>) -> Result<Evidence, Error> {
+    evidence.ok_or(Error::TooMuchUse {
+        what: "factors of its zones and times",
+        limit: MOST_FACTORS,
+    })
+}
+
+fn sums(evidence: &Evidence, uses: &[Use], groups: Groups) -> Result<BTreeMap<Place, Sum>, Error> {
     let mut sums: BTreeMap<Place, Sum> = BTreeMap::new();
-    for used in &uses {
+    for used in uses {
         let place = Place {
             from: groups.span.map(|span| begin(span, used.slot.from)),
             tenant: groups.tenant.then_some(used.tenant),
             deployment: used.deployment.clone().filter(|_| groups.deployment),
         };
-        sums.entry(place).or_default().add(&evidence, used)?;
+        sums.entry(place).or_default().add(evidence, used)?;
         if sums.len() > MOST_SUMS {
             let message = format!("it makes over {MOST_SUMS} sums: ask for a shorter time or sum up by less");
             return Err(Error::invalid("group_by", message));
         }
     }
-    Ok(Worth { as_of, sums })
+    Ok(sums)
 }
 
 /// The start of the hour of `at`, in UTC.
@@ -144,9 +166,37 @@ fn begin(span: Span, at: OffsetDateTime) -> OffsetDateTime {
 
 #[cfg(test)]
 mod tests {
+    use domain::NodeId;
+    use domain::carbon::Slot;
     use time::format_description::well_known::Rfc3339;
 
     use super::*;
+
+    #[test]
+    fn too_much_use_and_too_many_factors_are_refused() {
+        let used = Use {
+            node: NodeId(uuid::Uuid::nil()),
+            tenant: TenantId(uuid::Uuid::nil()),
+            deployment: None,
+            slot: Slot {
+                from: OffsetDateTime::UNIX_EPOCH,
+                to: OffsetDateTime::UNIX_EPOCH + Duration::HOUR,
+                energy_uj: None,
+                used_ns: 0,
+            },
+            lines: 1,
+            lines_unmetered: 1,
+        };
+        let most = vec![used.clone(); MOST_USES as usize];
+        assert!(few(most.clone()).is_ok() && bounded(Some(Evidence::default())).is_ok());
+        let more = few([most, vec![used]].concat()).unwrap_err();
+        for (refused, what) in [
+            (more, "100000 rows of hourly use"),
+            (bounded(None).unwrap_err(), "200000 factors"),
+        ] {
+            assert!(refused.to_string().contains(what), "{refused}");
+        }
+    }
 
     #[test]
     fn spans_begin_in_utc() {

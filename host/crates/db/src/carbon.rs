@@ -1,5 +1,7 @@
 //! What a valuation is made of: use by the hour, and what is known of sites and grids.
 
+use std::collections::BTreeSet;
+
 use domain::carbon::{Evidence, Known, Slot, Zone};
 use domain::{Name, NodeId, TenantId};
 use sqlx::PgConnection;
@@ -90,14 +92,15 @@ macro_rules! reads_use {
                 uses(&mut self.tx, &filter, limit).await
             }
 
-            /// What was known at `as_of` of sites and grids in `[from, to)`.
+            /// What was known at `as_of` of where and when `uses` were, and of the grids there. None where that
+            /// takes more than `limit` factors.
             pub async fn carbon_evidence(
                 &mut self,
-                from: OffsetDateTime,
-                to: OffsetDateTime,
+                uses: &[Use],
                 as_of: OffsetDateTime,
-            ) -> Result<Evidence, DbError> {
-                evidence(&mut self.tx, from, to, as_of).await
+                limit: u32,
+            ) -> Result<Option<Evidence>, DbError> {
+                evidence(&mut self.tx, uses, as_of, limit).await
             }
         }
     )*};
@@ -175,30 +178,51 @@ async fn uses(tx: &mut PgConnection, filter: &UseFilter, limit: u32) -> Result<V
 
 async fn evidence(
     tx: &mut PgConnection,
-    from: OffsetDateTime,
-    to: OffsetDateTime,
+    uses: &[Use],
     as_of: OffsetDateTime,
-) -> Result<Evidence, DbError> {
-    let sites = sites(&mut *tx, to, as_of).await?;
+    limit: u32,
+) -> Result<Option<Evidence>, DbError> {
+    let from = uses.iter().map(|used| used.slot.from).min();
+    let to = uses.iter().map(|used| used.slot.to).max();
+    let Some((from, to)) = from.zip(to) else {
+        return Ok(Some(Evidence::new([], [], as_of)));
+    };
+    let nodes: BTreeSet<_> = uses.iter().map(|used| used.node.0).collect();
+    let nodes: Vec<_> = nodes.into_iter().collect();
+    let sites = sites(&mut *tx, &nodes, to, as_of).await?;
     let zones = sites
         .iter()
         .flat_map(|(_, site)| [&site.it.zone, &site.it.marginal_zone]);
-    let zones: Vec<_> = zones.flatten().map(Zone::as_str).map(str::to_owned).collect();
+    let zones: BTreeSet<_> = zones.flatten().map(Zone::as_str).map(str::to_owned).collect();
+    let zones: Vec<_> = zones.into_iter().collect();
+    // What its own source has said anew is left out here and not in the timeline alone: a revision that ends earlier
+    // may lie outside the span, and what it replaces inside.
     let rows = sqlx::query_as!(
         factor::Row,
         "select id, zone, signal, method, valid_from, valid_to, known_at, mg_per_kwh, source, version, is_estimated
-         from factor
-         where zone = any($1) and valid_from < $2 and valid_to > $3 and known_at <= $4",
+         from factor f
+         where zone = any($1) and valid_from < $2 and valid_to > $3 and known_at <= $4
+             and not exists (
+                 select from factor newer
+                 where newer.zone = f.zone and newer.signal = f.signal and newer.method = f.method
+                     and newer.valid_from = f.valid_from and newer.source = f.source
+                     and newer.known_at > f.known_at and newer.known_at <= $4
+             )
+         limit $5",
         &zones,
         to,
         from,
-        as_of
+        as_of,
+        i64::from(limit) + 1
     )
     .fetch_all(tx)
     .await?;
+    if rows.len() > limit as usize {
+        return Ok(None);
+    }
     let factors = rows
         .into_iter()
         .map(|row| FactorRow::try_from(row).map(|row| row.known));
     let factors: Vec<Known<_>> = factors.collect::<Result<_, _>>()?;
-    Ok(Evidence::new(sites, factors, as_of))
+    Ok(Some(Evidence::new(sites, factors, as_of)))
 }

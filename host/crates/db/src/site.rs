@@ -130,9 +130,10 @@ impl WriterTx {
     }
 }
 
-/// Every node's sites that were known at `as_of` and begin before `to`.
+/// The sites of `nodes` that were known at `as_of` and begin before `to`.
 pub(crate) async fn sites(
     tx: &mut PgConnection,
+    nodes: &[Uuid],
     to: OffsetDateTime,
     as_of: OffsetDateTime,
 ) -> Result<Vec<(NodeId, Known<Site>)>, DbError> {
@@ -142,9 +143,10 @@ pub(crate) async fn sites(
              ewif_ul_per_kwh, ewif_is_estimated, cfe_ppm, embodied_min_g, embodied_mid_g, embodied_max_g, life_s,
              threads
          from site
-         where known_at <= $1 and valid_from < $2",
+         where known_at <= $1 and valid_from < $2 and node = any($3)",
         as_of,
-        to
+        to,
+        nodes
     )
     .fetch_all(tx)
     .await?;

@@ -265,13 +265,15 @@ impl BillingTx {
     }
 
     /// Days in `[from, to)` on which a node was used, and that are not valued yet or rest on less than is known by
-    /// now: factors or sites were learnt, or receipts came late. The earliest first, at most `limit`.
+    /// now: factors or sites were learnt, or receipts came late. The earliest first, at most `limit`, and none of
+    /// `skip`.
     pub async fn days_to_value(
         &mut self,
         node: NodeId,
         from: OffsetDateTime,
         to: OffsetDateTime,
         limit: u32,
+        skip: &[OffsetDateTime],
     ) -> Result<Vec<OffsetDateTime>, DbError> {
         let days = sqlx::query_scalar!(
             r#"select used.day as "day!"
@@ -289,7 +291,7 @@ impl BillingTx {
                    order by v.as_of desc
                    limit 1
                ) newest on true
-               where newest.as_of is null or newest.lines <> used.lines
+               where used.day <> all($5) and (newest.as_of is null or newest.lines <> used.lines
                    or exists (
                        select from site s
                        where s.node = $1 and s.known_at > newest.as_of and s.valid_from < used.day + interval '24 hours'
@@ -297,19 +299,26 @@ impl BillingTx {
                    or exists (
                        select from factor f
                        where f.known_at > newest.as_of and f.valid_from < used.day + interval '24 hours'
-                           and f.valid_to > used.day
+                           -- One that ends before the day counts where it takes the place of one that did not.
+                           and (f.valid_to > used.day or exists (
+                               select from factor old
+                               where old.zone = f.zone and old.signal = f.signal and old.method = f.method
+                                   and old.valid_from = f.valid_from and old.source = f.source
+                                   and old.known_at < f.known_at and old.valid_to > used.day
+                           ))
                            and f.zone in (
                                select zone from site where node = $1
                                union all
                                select marginal_zone from site where node = $1
                            )
-                   )
+                   ))
                order by used.day
                limit $4"#,
             node.0,
             from,
             to,
-            i64::from(limit)
+            i64::from(limit),
+            skip
         );
         Ok(days.fetch_all(&mut *self.tx).await?)
     }

@@ -362,9 +362,10 @@ async fn use_is_what_was_measured_and_what_was_allocated(_: PgPoolOptions, optio
 /// What A used in March's first hour was worth, as of an instant.
 async fn worth(fixture: &Fixture, as_of: OffsetDateTime) -> Valued {
     let mut tx = fixture.db.tenant_tx(A).await.unwrap();
-    let evidence = tx.carbon_evidence(hour(0), hour(24), as_of).await.unwrap();
+    let uses = tx.carbon_use(&march(), 100).await.unwrap();
+    let evidence = tx.carbon_evidence(&uses, as_of, 9).await.unwrap().unwrap();
     let mut sum = domain::carbon::Valuation::default();
-    for used in tx.carbon_use(&march(), 100).await.unwrap() {
+    for used in uses {
         evidence.value(used.node, &used.slot, &mut sum).unwrap();
     }
     sum.valued().unwrap()
@@ -509,7 +510,7 @@ async fn days_wait_for_a_valuation_that_knows_all(_: PgPoolOptions, options: PgC
     let fixture = Fixture::new(options).await;
     let waiting = async || {
         let mut tx = fixture.db.billing_tx().await.unwrap();
-        let days = tx.days_to_value(NODE, hour(0), hour(48), 9).await.unwrap();
+        let days = tx.days_to_value(NODE, hour(0), hour(48), 9, &[]).await.unwrap();
         days.iter()
             .map(|day| (*day - hour(0)).whole_hours())
             .collect::<Vec<_>>()
@@ -553,9 +554,95 @@ async fn days_wait_for_a_valuation_that_knows_all(_: PgPoolOptions, options: PgC
     let mut tx = fixture.db.billing_tx().await.unwrap();
     let elsewhere = NodeId(Uuid::nil());
     for (node, from, limit) in [(elsewhere, 0, 9), (NODE, 24, 9), (NODE, 0, 0)] {
-        let days = tx.days_to_value(node, hour(from), hour(48), limit).await.unwrap();
+        let days = tx
+            .days_to_value(node, hour(from), hour(48), limit, &[])
+            .await
+            .unwrap();
         assert!(days.is_empty(), "{node} {from} {limit}");
     }
+    let days = tx.days_to_value(NODE, hour(0), hour(48), 9, &[hour(0)]).await;
+    assert!(days.unwrap().is_empty(), "a day that is skipped");
+    drop(tx);
+    fixture.finish().await;
+}
+
+/// What a source takes back is no longer known, and the days that rested on it wait.
+#[sqlx::test(migrations = false)]
+async fn a_revision_that_ends_earlier_takes_the_rest_back(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    fixture.post(&small(0, Digest::ZERO, hour(1))).await;
+    fixture.stand(&site(hour(0))).await;
+    let until = |end| {
+        let factor = factor(hour(-30), 400_000);
+        of(&factor, Signal::Average, Method::Location, |fact| {
+            fact.to = hour(end)
+        })
+    };
+    fixture.learn(&[until(24)]).await;
+    let before = fixture.now().await;
+    for tenant in [A, B] {
+        fixture.value(&valuation(hour(0), before, tenant, 1)).await;
+    }
+    let waiting = async || {
+        let mut tx = fixture.db.billing_tx().await.unwrap();
+        tx.days_to_value(NODE, hour(0), hour(48), 9, &[]).await.unwrap()
+    };
+    assert!(waiting().await.is_empty());
+    fixture.learn(&[until(-29)]).await;
+    assert_eq!(waiting().await, [hour(0)]);
+    assert!(worth(&fixture, before).await.location.amount.is_some());
+    let after = fixture.now().await;
+    assert_eq!(worth(&fixture, after).await.location.amount, None);
+    fixture.finish().await;
+}
+
+/// What is read to value by grows with what was used, not with what was asked for, and has a bound.
+#[sqlx::test(migrations = false)]
+async fn evidence_is_of_what_was_used_and_bounded(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    fixture.stand(&site(hour(0))).await;
+    let far: Vec<_> = (10..30).map(|at| factor(hour(at), 1)).collect();
+    fixture.learn(&far).await;
+    fixture
+        .post(&small(0, Digest::ZERO, hour(0) + Duration::minutes(20)))
+        .await;
+    // Whether what is known of `uses` takes at most so many factors.
+    let fits = async |uses: &[Use], limit| {
+        let now = fixture.now().await;
+        let mut tx = fixture.db.billing_tx().await.unwrap();
+        let evidence = tx.carbon_evidence(uses, now, limit).await.unwrap();
+        evidence.is_some()
+    };
+    let mut tx = fixture.db.billing_tx().await.unwrap();
+    let uses = tx.carbon_use(&march(), 100).await.unwrap();
+    drop(tx);
+    assert!(fits(&[], 0).await && !uses.is_empty());
+    assert!(fits(&uses, 0).await, "none is near");
+    fixture.learn(&[factor(hour(-1), 1), factor(hour(0), 1)]).await;
+    assert!(fits(&uses, 1).await);
+    assert!(!fits(&uses, 0).await, "one too many");
+    let elsewhere = uses.into_iter().map(|used| Use {
+        node: NodeId(Uuid::nil()),
+        ..used
+    });
+    let elsewhere: Vec<_> = elsewhere.collect();
+    assert!(fits(&elsewhere, 0).await, "no site");
+    fixture.finish().await;
+}
+
+/// A sum that no column holds stops nobody: it is as large as a column holds.
+#[sqlx::test(migrations = false)]
+async fn sums_of_use_do_not_overflow(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    fixture
+        .post(&window(0, Digest::ZERO, hour(0) + Duration::minutes(20)))
+        .await;
+    let mut tx = fixture.db.billing_tx().await.unwrap();
+    let uses = tx.carbon_use(&march(), 100).await.unwrap();
+    assert!(
+        uses.len() == 2 && uses.iter().all(|used| used.slot.used_ns == i64::MAX as u64),
+        "{uses:?}"
+    );
     drop(tx);
     fixture.finish().await;
 }
