@@ -42,7 +42,7 @@ async fn idle_energy_goes_to_who_keeps_something_ready() -> anyhow::Result<()> {
     host.meter.set_floor_uw(10_000_000);
     let tenant = host.tenant("acacia").await?;
     tenant.deploy("echo", &[], json!({})).await?;
-    let input = json!({ "inputs": [{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] }] });
+    let input = json!([{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] }]);
     let called = tenant.invoke.infer("echo", input).await?;
     host.final_receipt(&tenant.read, &called.receipt.context("a receipt")?)
         .await?;

@@ -94,7 +94,7 @@ async fn until(admin: &Client, name: &str, fault: Option<&str>) -> anyhow::Resul
 
 /// Calls the echo and gives the receipt that the ledger has of it.
 async fn called(manager: &Client) -> anyhow::Result<Value> {
-    let input = json!({ "inputs": [{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] }] });
+    let input = json!([{ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] }]);
     let answer = manager.infer("echo", input).await?;
     let receipt = answer.receipt.context("a receipt")?;
     for _ in 0..500 {

@@ -134,8 +134,9 @@ mod tests {
         }
         for (mean, exact) in mean.iter().zip(exact(10, &game)) {
             for root in 0..2 {
+                // Some standard errors of the smallest share, which depends most on who comes before it.
                 assert!(
-                    (mean[root] / exact[root] - 1.0).abs() < 0.01,
+                    (mean[root] / exact[root] - 1.0).abs() < 0.06,
                     "{mean:?} {exact:?}"
                 );
             }

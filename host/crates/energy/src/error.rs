@@ -230,7 +230,7 @@ impl MeterError {
     /// How a slice is marked that has no reading because of it.
     pub fn fault(&self) -> FaultKind {
         match self {
-            Self::Malformed { .. } | Self::GpuValue { .. } => FaultKind::Malformed,
+            Self::Absurd { .. } | Self::Malformed { .. } | Self::GpuValue { .. } => FaultKind::Malformed,
             Self::Fell { .. } => FaultKind::Fell,
             Self::Jumped { .. } => FaultKind::Jumped,
             Self::Rebased { .. } => FaultKind::Rebased,

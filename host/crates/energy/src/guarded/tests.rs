@@ -109,17 +109,18 @@ fn jumps_falls_and_text_enter_nothing() {
     let (mut guarded, _) = Guarded::start(vec![Chosen::root(meter)], &[], 0, PATIENCE).unwrap();
     let steps = [
         ("1010", Ok(1_010), None),
-        // 10^13 J is the most that 64 bits of microjoules hold; 10^15 J is no number to us.
+        // 4 × 10^12 J, then more than a count may be, then 10^15 J, which is no number to us.
         (
-            "10000000000000000000",
+            "4000000000000000000",
             Err(FaultKind::Jumped),
             Some("meter_jumped"),
         ),
         (
-            "1000000000000000000000",
+            "10000000000000000000",
             Err(FaultKind::Malformed),
-            Some("meter_malformed"),
+            Some("meter_absurd"),
         ),
+        ("1000000000000000000000", Err(FaultKind::Malformed), None),
         ("a lot", Err(FaultKind::Malformed), None),
         ("1020", Ok(1_020), Some("meter_recovered")),
         ("7", Err(FaultKind::Fell), Some("meter_fell")),
