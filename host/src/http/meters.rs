@@ -36,16 +36,16 @@ struct Meters {
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     /// What is read, by name.
-    roots: Vec<Root>,
+    roots: Vec<MeterRoot>,
     /// Where the last window's energy went.
-    last_window: Window,
+    last_window: WindowShares,
     /// All that might have been a meter when the host started.
-    candidates: Vec<Candidate>,
+    candidates: Vec<MeterCandidate>,
 }
 
 /// A source of readings, as it was seen last.
 #[derive(Serialize, ToSchema)]
-struct Root {
+struct MeterRoot {
     /// The root's name.
     #[schema(example = "package-0")]
     root: String,
@@ -70,7 +70,7 @@ struct Root {
     fault: Option<FaultKind>,
 }
 
-impl Root {
+impl MeterRoot {
     fn of((name, seen): (String, Seen)) -> Self {
         let (reading, root) = (
             seen.reading.as_ref(),
@@ -92,7 +92,7 @@ impl Root {
 
 /// Where the last window's energy went.
 #[derive(Serialize, ToSchema)]
-struct Window {
+struct WindowShares {
     /// How long it was, in milliseconds; 0 before the first.
     span_ms: u64,
     /// Microjoules by kind: `dynamic` is the tenants'.
@@ -102,7 +102,7 @@ struct Window {
     unattributed_ppm: u64,
 }
 
-impl From<LastWindow> for Window {
+impl From<LastWindow> for WindowShares {
     fn from(last: LastWindow) -> Self {
         Self {
             span_ms: u64::try_from(last.span.whole_milliseconds()).unwrap_or_default(),
@@ -118,7 +118,7 @@ impl From<LastWindow> for Window {
 
 /// Something that might meter the machine.
 #[derive(Serialize, ToSchema)]
-struct Candidate {
+struct MeterCandidate {
     /// Where it was found.
     #[schema(example = "rapl")]
     source: &'static str,
@@ -130,7 +130,7 @@ struct Candidate {
     reason: String,
 }
 
-impl From<&energy::Candidate> for Candidate {
+impl From<&energy::Candidate> for MeterCandidate {
     fn from(candidate: &energy::Candidate) -> Self {
         Self {
             source: candidate.source,
@@ -153,8 +153,8 @@ async fn get_meters(State(app): Shared, principal: Principal) -> Result<Json<Met
     Ok(Json(Meters {
         node: app.node,
         at: app.clock.now(),
-        roots: app.meters.roots().into_iter().map(Root::of).collect(),
+        roots: app.meters.roots().into_iter().map(MeterRoot::of).collect(),
         last_window: app.metrics.last_window().into(),
-        candidates: app.meters.candidates().iter().map(Candidate::from).collect(),
+        candidates: app.meters.candidates().iter().map(MeterCandidate::from).collect(),
     }))
 }

@@ -252,6 +252,8 @@ pub struct Work {
     rows: u64,
     /// CPU time of the backend's threads, in nanoseconds.
     cpu_ns: u64,
+    /// Time for which the device worked, in nanoseconds; 0 where it is the CPU.
+    busy_ns: u64,
 }
 
 /// A call of the Open Inference Protocol.

@@ -29,7 +29,7 @@ struct Weights {
     #[schema(value_type = Uuid)]
     node: NodeId,
     /// What is known of each root, by name.
-    roots: Vec<Model>,
+    roots: Vec<RootWeights>,
     /// Femtojoules of dynamic energy for a unit of fuel, over all calls of late; null before that is known.
     fuel_fj: Option<Figure>,
 }
@@ -51,7 +51,7 @@ impl From<Banded> for Figure {
 
 /// What is known of a root.
 #[derive(Serialize, ToSchema)]
-struct Model {
+struct RootWeights {
     /// The root.
     #[schema(example = "package-0")]
     root: String,
@@ -96,7 +96,7 @@ struct ClassWeight {
     cost: Figure,
 }
 
-impl From<RootModel> for Model {
+impl From<RootModel> for RootWeights {
     fn from(model: RootModel) -> Self {
         let weight = |(feature, cost): (Feature, Banded)| Weight {
             feature,
@@ -146,7 +146,7 @@ async fn get_weights(State(app): Shared, principal: Principal) -> Result<Json<We
     let (roots, fuel_fj) = app.learnt.models();
     Ok(Json(Weights {
         node: app.node,
-        roots: roots.into_iter().map(Model::from).collect(),
+        roots: roots.into_iter().map(RootWeights::from).collect(),
         fuel_fj: fuel_fj.map(Figure::from),
     }))
 }
