@@ -1,6 +1,6 @@
 //! What use costs, learnt from the meter: weights for the next slice, provisional figures, joules per fuel.
 //!
-//! Each root has a filter ([`filter`]) that explains a slice's mean power P (W) by what was used per
+//! Each root has a filter (`filter`) that explains a slice's mean power P (W) by what was used per
 //! second, in the manner of SmartWatts (power models per root that are recalibrated while the machine
 //! runs; arXiv 2001.02505) and FaasMeter (a filter over functions; arXiv 2408.06130):
 //!
@@ -24,7 +24,7 @@
 //!
 //! **The floor** is the lower end of the cloud of slices, power against use: a slice's say in it falls with
 //! its dynamic power, so that idle slices decide where there are some, and where there are none the line
-//! through the lowest is drawn on to no use. It is bounded by the lowest power seen lately ([`envelope`]).
+//! through the lowest is drawn on to no use. It is bounded by the lowest power seen lately (`envelope`).
 //! It is not what utilisation leaves over: at full load that would be nothing.
 //!
 //! **How often to learn.** As often as the meter allows, ten times a slice with RAPL: in a short while fewer
