@@ -392,7 +392,7 @@ fn greedy() -> Vec<Case> {
             vec![],
             "load:load_too_expensive",
         )
-        .there("load:model_memory_exceeded"),
+        .there("load:model_memory_exceeded|load:load_too_expensive"),
     ]
 }
 
@@ -485,7 +485,9 @@ async fn play_all(stage: Stage, ends: impl Fn(&Case) -> &'static str) {
         .chain(greedy())
     {
         let ended = stage.play(&case).await;
-        if ended.split(' ').next() != Some(ends(&case)) {
+        // There may be more than one bound that it meets first, by how fast the machine is.
+        let met = ended.split(' ').next().unwrap_or_default();
+        if !ends(&case).split('|').any(|end| end == met) {
             wrong.push(format!("{}: {ended}, not {}", case.name, ends(&case)));
         }
         assert_eq!(answer(&good).await, want, "after {}", case.name);
