@@ -12,7 +12,7 @@ use energy::{ActivityProbe, Found, Guarded};
 use inference::{Inference, WorkerOptions};
 use journal::Journal;
 use runtime::{CompilerCommand, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
 use crate::flow::allocate::{self, Reservations};
 use crate::flow::carbon;
+use crate::flow::checkpoint;
 use crate::flow::collect;
 use crate::flow::learnt::Learnt;
 use crate::flow::live::Live;
@@ -32,6 +33,7 @@ use crate::flow::seal::{Seal, post};
 use crate::keys::{self, Keys};
 use crate::metrics::Metrics;
 use crate::secret_file;
+use crate::signer::{self, Signer};
 
 /// A running host.
 pub struct App {
@@ -71,6 +73,8 @@ pub struct App {
     pub reservations: Reservations,
     /// Idle energy that is to be sealed as allocated.
     pub allocations: mpsc::Sender<Allocation>,
+    /// Signs checkpoints.
+    pub signer: Mutex<Signer>,
     ledger_refused: OnceLock<String>,
 }
 
@@ -102,6 +106,7 @@ pub struct Tasks {
     collector: JoinHandle<()>,
     allocate: JoinHandle<()>,
     carbon: JoinHandle<()>,
+    checkpoint: JoinHandle<()>,
 }
 
 /// What keeps a host from starting.
@@ -143,6 +148,9 @@ impl App {
         let (journal, recovered) = Journal::open(&folder("journal")?, journal_options(&config))?;
         let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;
         let node = node_id(&ground, &config).await?;
+        let signer = Signer::open(&folder("keys")?, &ground.db, node, ground.clock.now())
+            .await
+            .map_err(|error| unsigned(error, &data))?;
 
         let activity = ground.probe.read()?;
         let Found { meters, candidates } = ground.meters;
@@ -188,6 +196,7 @@ impl App {
             learnt: Learnt::open(data.join("learnt")),
             reservations: Reservations::default(),
             allocations: allocate,
+            signer: Mutex::new(signer),
             ledger_refused: OnceLock::new(),
             clock: ground.clock,
             db: ground.db,
@@ -266,6 +275,7 @@ impl Tasks {
             revocations: tokio::spawn(keys::heed_revocations(app.clone())),
             collector: tokio::spawn(collect::run(app.clone())),
             carbon: tokio::spawn(carbon::run(app.clone())),
+            checkpoint: tokio::spawn(checkpoint::run(app.clone())),
             stop,
             give_up,
         }
@@ -278,6 +288,7 @@ impl Tasks {
         self.collector.abort();
         self.allocate.abort();
         self.carbon.abort();
+        self.checkpoint.abort();
         let patience = Duration::from_secs(app.config.drain_s);
         let ended = tokio::time::timeout(patience, async {
             while app.live.running() > 0 {
@@ -382,6 +393,16 @@ fn secret(path: &Path) -> Result<[u8; 32], StartError> {
         path: shown(path),
         error,
     })
+}
+
+fn unsigned(error: signer::OpenError, data: &Path) -> StartError {
+    match error {
+        signer::OpenError::Db(error) => error.into(),
+        signer::OpenError::File(error) => StartError::Data {
+            path: shown(&data.join("keys")),
+            error,
+        },
+    }
 }
 
 fn shown(path: &Path) -> String {

@@ -19,8 +19,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, carbon, components, deployments, factors, graphs, keys, ledger, meters, problem, receipts,
-    refusals, spoken, tenants, usage, v2, weights,
+    audit, carbon, checkpoints, components, deployments, factors, graphs, keys, ledger, meters, problem,
+    proofs, receipts, refusals, spoken, tenants, usage, v2, verify, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -82,10 +82,13 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(deployments::router())
         .merge(v2::router())
         .merge(receipts::router())
+        .merge(proofs::router())
         .merge(usage::router())
         .merge(carbon::router())
         .merge(factors::router())
         .merge(ledger::router())
+        .merge(checkpoints::router())
+        .merge(verify::router())
         .merge(meters::router())
         .merge(weights::router())
         .merge(audit::router())

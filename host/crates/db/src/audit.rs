@@ -102,6 +102,8 @@ actions! {
     DeploymentHide = "deployment.hide",
     /// A carbon intensity is brought or revised.
     FactorAdd = "factor.add",
+    /// The key that signs checkpoints is replaced.
+    LedgerRotateKey = "ledger.rotate_key",
 }
 
 /// A line of the audit trail.

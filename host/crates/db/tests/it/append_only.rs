@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::support::*;
 
 /// The tables of the ledger, the audit trail, of releases and of carbon, each with a column to spoil.
-const KEPT: [(&str, &str); 12] = [
+const KEPT: [(&str, &str); 15] = [
     ("unit", "code"),
     ("account", "code"),
     ("posting", "kind"),
@@ -21,6 +21,9 @@ const KEPT: [(&str, &str); 12] = [
     ("factor", "mg_per_kwh"),
     ("site", "pue_ppm"),
     ("valuation", "location_ug"),
+    ("signer", "node"),
+    ("checkpoint", "at"),
+    ("checkpoint_head", "seq"),
 ];
 
 /// Every table with rows, its partitions included: those of this month and the default ones.
@@ -52,6 +55,7 @@ async fn filled(options: PgConnectOptions) -> Fixture {
     fixture
         .post(&window(1, first.hash, OffsetDateTime::UNIX_EPOCH))
         .await;
+    fixture.checkpoint(1).await;
     fixture
 }
 

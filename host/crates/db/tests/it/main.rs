@@ -15,6 +15,7 @@ mod append_only;
 mod audit;
 mod audit_trail;
 mod carbon;
+mod checkpoints;
 mod idempotency;
 mod isolation;
 mod keys;
