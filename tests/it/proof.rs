@@ -2,15 +2,19 @@
 
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use domain::PublicKey;
+use domain::account::Account;
+use domain::posting::{Call, CallKind, Posting, PostingKind, ReceiptLine, Transfer, TransferKind, Unit};
 use domain::proof::ReceiptProof;
+use domain::{Digest, Epoch, InvocationId, NodeId, Outcome, PublicKey, TenantId, Usage};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tests::client::problem;
 use tests::{TestHost, guests};
+use time::OffsetDateTime;
+use uuid::Uuid;
 use wattle::anchors::Anchors;
 
 /// `wattle` with nothing of this machine's environment.
@@ -187,9 +191,91 @@ async fn a_proof_waits_for_the_checkpoint() -> anyhow::Result<()> {
         );
     }
     assert_eq!(covered(&tenant.read, &id).await?, 1);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     tenant.read.get(&path).await?.expect(200)?;
     eprintln!("a proof took {:?}", started.elapsed());
+    host.finish().await
+}
+
+/// A window of another node with so many calls of one tenant, none of them metered.
+fn crowded(tenant: TenantId, calls: u64, to: OffsetDateTime) -> Posting {
+    let node = NodeId(Uuid::from_u128(0xc0));
+    let line = |n: u64| ReceiptLine {
+        call: Call {
+            invocation: InvocationId(Uuid::from_u128(u128::from(n) + 1)),
+            kind: CallKind::Infer,
+            tenant,
+            deployment: Some("echo".parse().unwrap()),
+            release: Some(1),
+            started_at: to,
+        },
+        ordinal: 0,
+        outcome: Some(Outcome::Ok),
+        usage: Usage {
+            fuel: 1,
+            ..Usage::default()
+        },
+        energy_uj: None,
+    };
+    let mut posting = Posting {
+        node,
+        epoch: Epoch(Uuid::from_u128(1)),
+        seq: 0,
+        kind: PostingKind::Window,
+        from: to,
+        to,
+        fuel_schedule: 1,
+        roots: vec![],
+        transfers: vec![Transfer {
+            ordinal: 0,
+            credit: Account::Fuel(node),
+            debit: Account::Tenant(tenant),
+            root: None,
+            unit: Unit::Fuel,
+            kind: TransferKind::Dynamic,
+            tenant: Some(tenant),
+            deployment: Some("echo".parse().unwrap()),
+            release: Some(1),
+            amount: calls,
+        }],
+        lines: (0..calls).map(line).collect(),
+        input_digest: Digest::ZERO,
+        merkle_root: Digest::ZERO,
+        prev_hash: Digest::ZERO,
+        hash: Digest::ZERO,
+    };
+    posting.merkle_root = posting.compute_merkle_root();
+    posting.hash = posting.compute_hash();
+    posting
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_among_ten_thousand_is_proven_in_no_time() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let tenant = host.tenant("acacia").await?;
+    let posting = crowded(
+        tenant.id.parse()?,
+        10_000,
+        OffsetDateTime::now_utc().replace_nanosecond(0)?,
+    );
+    let mut tx = host.app.db.writer_tx().await?;
+    tx.posting_insert(&posting).await?;
+    tx.commit().await?;
+    wattle::flow::checkpoint::pass(&host.app).await?;
+    let middle = posting.lines[5_000].call.invocation;
+    let path = format!("/api/v1/receipts/{middle}/proof");
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        let started = Instant::now();
+        let proof = tenant.read.get(&path).await?.expect(200)?;
+        took.push(started.elapsed());
+        let proof: ReceiptProof = serde_json::from_value(proof)?;
+        assert_eq!(proof.lines[0].to_posting.len(), 14, "no more than its steps");
+        proof.verify(&keys(&tenant.read).await?)?;
+    }
+    took.sort();
+    eprintln!("a proof out of 10,000 calls took {took:?}");
+    ensure!(took[0] < Duration::from_secs(1), "{took:?}");
     host.finish().await
 }
 

@@ -199,17 +199,13 @@ impl From<Error> for Problem {
             Error::StorageQuota { .. } => problem(S::INSUFFICIENT_STORAGE, "storage_quota_exceeded"),
             Error::MediaType => problem(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Error::StorageWaits { .. } => problem(S::INSUFFICIENT_STORAGE, "storage_not_collected"),
-            Error::UploadQuota { retry_after_s, .. } => Self {
-                retry_after_s: Some(*retry_after_s),
-                ..problem(S::TOO_MANY_REQUESTS, "upload_quota")
-            },
+            Error::UploadQuota { retry_after_s, .. } => {
+                later(*retry_after_s, problem(S::TOO_MANY_REQUESTS, "upload_quota"))
+            }
             Error::ClosedIsFinal => problem(S::CONFLICT, "tenant_closed"),
             Error::KeyEnded(_) => problem(S::CONFLICT, "key_ended"),
             Error::IdempotencyKeyReused => problem(S::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
-            Error::IdempotencyKeyInUse => Self {
-                retry_after_s: Some(1),
-                ..problem(S::CONFLICT, "idempotency_key_in_use")
-            },
+            Error::IdempotencyKeyInUse => later(1, problem(S::CONFLICT, "idempotency_key_in_use")),
             Error::IdempotencyKeyRefused => problem(S::UNPROCESSABLE_ENTITY, "idempotency_key_not_taken"),
             Error::TooLarge { .. } => problem(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Error::BodyTimeout { .. } => problem(S::REQUEST_TIMEOUT, "body_timeout"),
@@ -235,14 +231,10 @@ impl From<Error> for Problem {
                 failed: Some((failure.retryable, failure.parameters.clone())),
                 ..Self::new(failure_status(failure), failure.code.clone(), &detail)
             },
-            Error::ReceiptNotFinal(_) => Self {
-                retry_after_s: Some(1),
-                ..problem(S::CONFLICT, "receipt_not_final")
-            },
-            Error::ReceiptNotProven { retry_after_s, .. } => Self {
-                retry_after_s: Some(*retry_after_s),
-                ..problem(S::CONFLICT, "receipt_not_proven")
-            },
+            Error::ReceiptNotFinal(_) => later(1, problem(S::CONFLICT, "receipt_not_final")),
+            Error::ReceiptNotProven { retry_after_s, .. } => {
+                later(*retry_after_s, problem(S::CONFLICT, "receipt_not_proven"))
+            }
             Error::Accepted { .. } => problem(S::INTERNAL_SERVER_ERROR, "internal"),
             Error::Carbon(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
             Error::TooMuchUse { .. } => problem(S::UNPROCESSABLE_ENTITY, "too_much_use"),
@@ -252,6 +244,14 @@ impl From<Error> for Problem {
             Error::Io(_) => logged(S::SERVICE_UNAVAILABLE, "storage_unavailable", &error),
             Error::Internal => logged(S::INTERNAL_SERVER_ERROR, "internal", &error),
         }
+    }
+}
+
+/// A problem that may be none so many seconds later.
+fn later(retry_after_s: u64, problem: Problem) -> Problem {
+    Problem {
+        retry_after_s: Some(retry_after_s),
+        ..problem
     }
 }
 
