@@ -103,6 +103,14 @@ fn process_cpu_ns() -> u64 {
     nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime))
 }
 
+/// CPU time of any process, all its threads, in nanoseconds; none where there is no such process (any more).
+fn cpu_ns_of(pid: u32) -> Option<u64> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?);
+    let time = nix::time::clock_getcpuclockid(pid).ok()?.now().ok()?;
+    let [seconds, rest] = [time.tv_sec(), time.tv_nsec()].map(u64::try_from);
+    Some(seconds.ok()? * 1_000_000_000 + rest.ok()?)
+}
+
 fn nanoseconds(time: rustix::time::Timespec) -> u64 {
     // Both are positive, and the sum lasts for 584 years.
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
