@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use domain::posting::{Posting, PostingKind};
 use journal::Journal;
 use postgres::Cluster;
 use rustix::process::{Pid, Signal, kill_process};
@@ -42,6 +43,8 @@ struct Running {
 pub struct Left {
     /// Sealed postings.
     pub undrained: usize,
+    /// Those of them that are allocations.
+    pub allocations: usize,
     /// Slices of the open window.
     pub slices: usize,
     /// Calls that no slice has claimed.
@@ -289,8 +292,10 @@ impl HostProcess {
         let options = wattle::app::journal_options(&crate::host::flags(self.data(), &[])?);
         let (_journal, recovered) = Journal::open(copy.path(), options)?;
         let unsealed = recovered.unsealed.as_ref();
+        let is_allocation = |posting: &&Posting| posting.kind == PostingKind::Allocation;
         Ok(Left {
             undrained: recovered.undrained.len(),
+            allocations: recovered.undrained.iter().filter(is_allocation).count(),
             slices: unsealed.map_or(0, |unsealed| unsealed.slices.len()),
             finished: unsealed.map_or(0, |unsealed| unsealed.finished.len()),
         })

@@ -63,9 +63,12 @@ impl Reservations {
 
 /// Looks every minute, until the task is aborted, and gives what is to be allocated to whoever seals.
 pub async fn run(app: Arc<App>) {
+    let often = app.config.allocate_every_ms.map(Duration::from_millis);
     loop {
-        tokio::time::sleep(LOOK).await;
-        match due(&app, hour(app.clock.now() - SETTLED)).await {
+        tokio::time::sleep(often.unwrap_or(LOOK)).await;
+        let now = app.clock.now();
+        let settled = often.map_or_else(|| hour(now - SETTLED), |_| now);
+        match due(&app, settled).await {
             Ok(Some(allocation)) => {
                 let to = allocation.to;
                 if app.allocations.send(allocation).await.is_err() {
