@@ -230,7 +230,7 @@ async fn signalled() -> anyhow::Result<()> {
 
 /// Makes the data directory. The user of the embedded Postgres must pass through it; what is inside is
 /// closed to others.
-fn data_dir(data: &Path) -> std::io::Result<()> {
+pub(crate) fn data_dir(data: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -239,7 +239,7 @@ fn data_dir(data: &Path) -> std::io::Result<()> {
 }
 
 /// One host per data directory.
-fn lock(data: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join("lock");
     let file = File::options()
         .create(true)
@@ -291,7 +291,7 @@ pub(crate) fn meters(config: &ServeArgs) -> Result<Found, MeterError> {
 }
 
 /// No other host of this machine bills what this one does.
-fn lock_roots(found: &Found) -> Result<Vec<RootLock>, MeterError> {
+pub(crate) fn lock_roots(found: &Found) -> Result<Vec<RootLock>, MeterError> {
     let roots = found.roots().into_iter();
     roots.map(|root| RootLock::acquire(&lock_dir(), &root)).collect()
 }

@@ -16,7 +16,7 @@ use tests::{Client, guests};
 const ONE_SOCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/powercap/one-socket");
 
 /// Who reads sees the whole number, old or new.
-fn put(path: &Path, text: &str) -> std::io::Result<()> {
+pub fn put(path: &Path, text: &str) -> std::io::Result<()> {
     let draft = path.with_extension("draft");
     fs::write(&draft, text)?;
     fs::rename(draft, path)

@@ -129,6 +129,21 @@ impl HostProcess {
         }
     }
 
+    /// Runs `wattle calibrate` on the data directory and the meters of the host.
+    pub async fn calibrate(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = tokio::process::Command::new(guests::wattle()?);
+        command
+            .arg("calibrate")
+            .args(args)
+            .args(["--meter-idle-w", "40", "--meter-max-w", "120"])
+            .args(["--meter-root", &self.meter_root])
+            .arg("--data")
+            .arg(self.data.path())
+            .args(&self.flags)
+            .env_clear();
+        Ok(command.output().await?)
+    }
+
     /// Waits until the host is ready, or gives how it ended instead.
     async fn ready(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let ops = Client::new(format!("http://{}", self.running()?.admin), None);

@@ -4,6 +4,7 @@ pub mod admit;
 pub mod allocate;
 mod bare;
 mod brief;
+pub mod calibrate;
 pub mod carbon;
 pub mod collect;
 pub mod deploy;
