@@ -7,6 +7,7 @@ mod brief;
 pub mod calibrate;
 pub mod carbon;
 pub mod collect;
+pub mod compare;
 pub mod deploy;
 pub mod error;
 pub mod invoke;
