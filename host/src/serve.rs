@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use db::Db;
-use energy::{ActivityProbe, Found, MeterError, ModelledMeter, PowerModel, RootLock, Site};
+use energy::{ActivityProbe, Found, Machine, MeterError, PowerModel, RootLock, Site};
 use inference::WorkerOptions;
 use postgres::Cluster;
 use runtime::CompilerCommand;
@@ -301,7 +301,7 @@ fn power_model(config: &ServeArgs) -> Result<PowerModel, MeterError> {
     let microwatts = |watts: f64| (watts * 1e6).round() as u64;
     match (config.meter_idle_w, config.meter_max_w) {
         (Some(idle), Some(max)) => PowerModel::from_ends(microwatts(idle), microwatts(max)),
-        _ => PowerModel::from_threads(ModelledMeter::threads(Path::new(PROC))?),
+        _ => PowerModel::of(&Machine::read(Path::new(PROC))?),
     }
 }
 
