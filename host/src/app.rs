@@ -255,6 +255,8 @@ impl Tasks {
     ) -> Self {
         let (send, receive) = mpsc::unbounded_channel();
         for posting in undrained {
+            // What it moves must not be taken for idle still: nothing is allocated while it waits.
+            app.metrics.posting_queued();
             // The receiver is right here.
             let _ = send.send(posting);
         }

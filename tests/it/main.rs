@@ -15,6 +15,7 @@ mod audit;
 mod audit_trail;
 mod backends;
 mod bodies;
+mod calibrate;
 mod carbon;
 mod cli;
 mod collect;

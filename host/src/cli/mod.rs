@@ -1,5 +1,5 @@
-//! The command line: a file per subcommand, all but `new`, `serve`, `doctor`, `config` and `key recover` over
-//! the public HTTP API.
+//! The command line: a file per subcommand, all but `new`, `serve`, `calibrate`, `doctor`, `config` and
+//! `key recover` over the public HTTP API.
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
@@ -7,6 +7,7 @@ mod api;
 mod audit;
 mod bench;
 mod body;
+mod calibrate;
 mod carbon;
 mod client;
 mod completions;
@@ -82,6 +83,8 @@ pub struct Common {
 pub enum Command {
     /// Run the host until SIGTERM.
     Serve(Box<ServeCommand>),
+    /// Run known loads for a minute and learn from the meters what use costs here; no host may run meanwhile.
+    Calibrate(calibrate::CalibrateArgs),
     /// Check or show what `serve` would be told by its file and its environment.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -153,13 +156,15 @@ pub fn parse(args: &[OsString]) -> Result<Cli, ConfigErrors> {
     let path = match &cli.command {
         Command::Serve(serve) => &serve.path,
         Command::Doctor(doctor) => &doctor.path,
+        Command::Calibrate(calibrate) => &calibrate.path,
         _ => return Ok(cli),
     };
     let Some(path) = &path.config else {
         return Ok(cli);
     };
     let file = ConfigFile::read(path)?;
-    let command = ["serve", "doctor"].iter().fold(Cli::command(), |command, name| {
+    let told = ["serve", "doctor", "calibrate"];
+    let command = told.iter().fold(Cli::command(), |command, name| {
         command.mut_subcommand(name, |serve| file.behind(serve))
     });
     let matches = command.get_matches_from(args);
@@ -191,6 +196,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::New(args) => new::run(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => crate::serve(args.serve).map(|()| ExitCode::SUCCESS),
+        Command::Calibrate(args) => calibrate::run(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::Config(command) => config::run(&command, common.json),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::CompileChild => {
@@ -231,6 +237,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::run(args, &common).await?,
         // `dispatch` has taken them.
         Command::Serve(_)
+        | Command::Calibrate(_)
         | Command::Config(_)
         | Command::Completions(_)
         | Command::New(_)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::Digest;
 use domain::allocation::Allocation;
 use domain::energy::{Activity, FaultKind, MeterFault, Reading};
-use domain::posting::{Posting, Slice};
+use domain::posting::{Posting, PostingKind, Slice};
 use domain::window::Sealer;
 use energy::{ActivityProbe, Guarded, Metered};
 use journal::{JournalError, Record};
@@ -300,7 +300,10 @@ async fn send(app: &App, posting: Posting, postings: &mpsc::UnboundedSender<Post
     }
     app.metrics.sealed(&posting);
     app.metrics.posting_queued();
-    fault::point("after-seal");
+    fault::point(match posting.kind {
+        PostingKind::Allocation => "after-allocation-seal",
+        PostingKind::Window | PostingKind::Correction => "after-seal",
+    });
     // The poster lives until this sender is dropped.
     let _ = postings.send(posting);
 }

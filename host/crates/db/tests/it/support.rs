@@ -463,6 +463,8 @@ pub fn valuation(day: OffsetDateTime, as_of: OffsetDateTime, tenant: TenantId, u
         estimated_uj: covered_uj / 2,
         versions: vec![("test".into(), "1".into())],
     };
+    // What each used in a window of `window`.
+    let energy_uj = if tenant == B { 20 } else { 30 };
     Valuation {
         day,
         node: NODE,
@@ -472,9 +474,9 @@ pub fn valuation(day: OffsetDateTime, as_of: OffsetDateTime, tenant: TenantId, u
         lines: 1,
         lines_unmetered: 0,
         valued: Valued {
-            energy_uj: 30,
+            energy_uj: Some(energy_uj),
             used_ns: 14,
-            location: figure(Some(ug), 30),
+            location: figure(Some(ug), energy_uj),
             market: figure(Some(0), 20),
             marginal: figure(None, 0),
             water: Figure::default(),
