@@ -394,7 +394,7 @@ async fn a_correction_cites_takes_no_more_than_there_is_and_counts_when_it_is_se
         let mut tx = fixture.db.billing_tx().await.unwrap();
         tx.corrections_due(NODE).await.unwrap()
     };
-    assert_eq!(due().await, [asked.clone()]);
+    assert_eq!(due().await, std::slice::from_ref(&asked));
 
     let posting = sealer(first.hash).correct(&asked, at("2026-06-03T00:00:00Z"));
     fixture.post(&posting).await;
