@@ -14,6 +14,7 @@ mod attribution;
 mod audit;
 mod audit_trail;
 mod backends;
+mod billing;
 mod bodies;
 mod calibrate;
 mod carbon;

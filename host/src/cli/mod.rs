@@ -6,6 +6,7 @@
 mod api;
 mod audit;
 mod bench;
+mod billing;
 mod body;
 mod calibrate;
 mod carbon;
@@ -120,6 +121,9 @@ pub enum Command {
     /// What energy was worth in carbon and water, and the factors behind it.
     #[command(subcommand)]
     Carbon(carbon::CarbonCommand),
+    /// What use costs: price plans, corrections, months that close, statements and exports.
+    #[command(subcommand)]
+    Billing(billing::BillingCommand),
     /// Who did what.
     Audit(audit::AuditArgs),
     /// The books: joules and fuel by account, and whether they balance.
@@ -233,6 +237,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
         Command::Usage(args) => usage::run(args, &client, common.json).await?,
         Command::Carbon(command) => carbon::run(command, &client, common.json).await?,
+        Command::Billing(command) => billing::run(command, &client, common.json).await?,
         Command::Audit(args) => audit::run(args, &client, common.json).await?,
         Command::Bench(args) => bench::run(args, &common).await?,
         // `dispatch` has taken them.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use domain::Digest;
 use domain::allocation::Allocation;
+use domain::correction::Correction;
 use domain::energy::{Activity, FaultKind, MeterFault, Reading};
 use domain::posting::{Posting, PostingKind, Slice};
 use domain::window::Sealer;
@@ -49,7 +50,17 @@ pub struct Seal {
     sealed: u64,
     /// The windows of the last allocation.
     allocated: HashSet<Digest>,
+    /// The corrections that this run of the host has sealed.
+    corrected: HashSet<Digest>,
     cut_at: Instant,
+}
+
+/// What moves between accounts without a meter, to be sealed between windows.
+pub struct Moves {
+    /// Idle energy that is allocated.
+    pub allocations: mpsc::Receiver<Allocation>,
+    /// Repairs.
+    pub corrections: mpsc::Receiver<Correction>,
 }
 
 /// Where the last part ended that was learnt from.
@@ -73,6 +84,7 @@ impl Seal {
             glanced: Glance::default(),
             sealed: 0,
             allocated: HashSet::new(),
+            corrected: HashSet::new(),
             cut_at: Instant::now(),
         }
     }
@@ -82,7 +94,7 @@ impl Seal {
         mut self,
         app: Arc<App>,
         postings: mpsc::UnboundedSender<Posting>,
-        mut allocations: mpsc::Receiver<Allocation>,
+        mut moves: Moves,
         stop: CancellationToken,
     ) {
         if app.config.unmetered {
@@ -96,8 +108,12 @@ impl Seal {
         loop {
             let stopping = tokio::select! {
                 _ = ticks.tick() => false,
-                Some(allocation) = allocations.recv() => {
+                Some(allocation) = moves.allocations.recv() => {
                     self.allocate(&app, &allocation, &postings).await;
+                    continue;
+                }
+                Some(correction) = moves.corrections.recv() => {
+                    self.correct(&app, &correction, &postings).await;
                     continue;
                 }
                 () = stop.cancelled() => true,
@@ -132,6 +148,19 @@ impl Seal {
         if cited.is_disjoint(&self.allocated) {
             let posting = self.sealer.allocate(allocation);
             self.allocated = cited;
+            send(app, posting, postings).await;
+        }
+    }
+
+    /// Seals a correction, unless this run has done so: its posting may be on its way to Postgres still.
+    async fn correct(
+        &mut self,
+        app: &App,
+        correction: &Correction,
+        postings: &mpsc::UnboundedSender<Posting>,
+    ) {
+        if self.corrected.insert(correction.digest()) {
+            let posting = self.sealer.correct(correction, app.clock.now());
             send(app, posting, postings).await;
         }
     }

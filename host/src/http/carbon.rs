@@ -26,7 +26,7 @@ use crate::flow::Error;
 use crate::flow::worth::{self, Groups, Place, Sum};
 
 /// Who sees everyone's.
-const EVERYONES: [Role; 3] = [Role::Admin, Role::Billing, Role::Auditor];
+pub(super) const EVERYONES: [Role; 3] = [Role::Admin, Role::Billing, Role::Auditor];
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()

@@ -19,8 +19,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, carbon, components, deployments, factors, graphs, keys, ledger, meters, problem, receipts,
-    refusals, spoken, tenants, usage, v2, weights,
+    audit, carbon, components, corrections, deployments, factors, graphs, keys, ledger, meters, nodes,
+    periods, plans, problem, receipts, refusals, spoken, statements, tenants, usage, v2, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -51,6 +51,7 @@ const PATH: &str = "/api/openapi.json";
         (name = "receipts", description = "What calls used and cost. For tenants."),
         (name = "usage", description = "What was used over time."),
         (name = "ledger", description = "The books. For admins, billing and auditors."),
+        (name = "billing", description = "What use costs: price plans, months that close, statements and exports."),
         (name = "audit", description = "Who did what."),
         (name = "about", description = "The API itself."),
     ),
@@ -86,6 +87,11 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(carbon::router())
         .merge(factors::router())
         .merge(ledger::router())
+        .merge(corrections::router())
+        .merge(plans::router())
+        .merge(nodes::router())
+        .merge(periods::router())
+        .merge(statements::router())
         .merge(meters::router())
         .merge(weights::router())
         .merge(audit::router())

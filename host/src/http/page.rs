@@ -56,12 +56,16 @@ impl<K: Serialize + DeserializeOwned> Listing<K> {
 
     /// The page that `rows` are.
     pub fn page<Row, View: From<Row>>(&self, rows: db::Page<Row, K>) -> Json<Page<View>> {
-        // A key consists of names, numbers and times, which always have a form in JSON.
-        let cursor = |key| serde_json::to_vec(&(&self.name, key)).unwrap_or_default();
         Json(Page {
             items: rows.items.into_iter().map(View::from).collect(),
-            next: rows.next.map(|key| URL_SAFE_NO_PAD.encode(cursor(key))),
+            next: rows.next.map(|key| self.cursor(&key)),
         })
+    }
+
+    /// The cursor of what comes after `key` in this list.
+    pub fn cursor(&self, key: &K) -> String {
+        // A key consists of names, numbers and times, which always have a form in JSON.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&(&self.name, key)).unwrap_or_default())
     }
 
     /// The page that `rows` are of a thing which always has some: where the list is empty, there is no such `what`.

@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use crate::support::*;
 
-/// The tables of the ledger, the audit trail, of releases and of carbon, each with a column to spoil.
-const KEPT: [(&str, &str); 12] = [
+/// The tables of the ledger, the audit trail, of releases, of carbon and of billing, each with a column to spoil.
+const KEPT: [(&str, &str); 19] = [
     ("unit", "code"),
     ("account", "code"),
     ("posting", "kind"),
@@ -21,6 +21,13 @@ const KEPT: [(&str, &str); 12] = [
     ("factor", "mg_per_kwh"),
     ("site", "pue_ppm"),
     ("valuation", "location_ug"),
+    ("price_plan", "per_kwh"),
+    ("node_lost", "reason"),
+    ("period_cut", "through"),
+    ("period_close", "statements"),
+    ("correction", "amount"),
+    ("statement", "body"),
+    ("charge", "amount"),
 ];
 
 /// Every table with rows, its partitions included: those of this month and the default ones.
@@ -48,6 +55,7 @@ async fn filled(options: PgConnectOptions) -> Fixture {
     fixture.furnish(A).await;
     let first = window(0, Digest::ZERO, fixture.now().await);
     fixture.post(&first).await;
+    fixture.bill(&first).await;
     // So long ago that it lies in the default partitions.
     fixture
         .post(&window(1, first.hash, OffsetDateTime::UNIX_EPOCH))
