@@ -13,7 +13,7 @@ use energy::{ActivityProbe, Found, Guarded};
 use inference::{Inference, WorkerOptions};
 use journal::Journal;
 use runtime::{CompilerCommand, Runtime};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
 use crate::flow::allocate::{self, Reservations};
 use crate::flow::carbon;
+use crate::flow::checkpoint;
 use crate::flow::collect;
 use crate::flow::correct;
 use crate::flow::learnt::Learnt;
@@ -34,6 +35,7 @@ use crate::flow::seal::{Moves, Seal, post};
 use crate::keys::{self, Keys};
 use crate::metrics::Metrics;
 use crate::secret_file;
+use crate::signer::{self, Signer};
 
 /// A running host.
 pub struct App {
@@ -77,6 +79,8 @@ pub struct App {
     pub corrections: mpsc::Sender<Correction>,
     /// That there is a correction to be sealed.
     pub correction_asked: Notify,
+    /// Signs checkpoints.
+    pub signer: Mutex<Signer>,
     ledger_refused: OnceLock<String>,
 }
 
@@ -109,6 +113,7 @@ pub struct Tasks {
     allocate: JoinHandle<()>,
     correct: JoinHandle<()>,
     carbon: JoinHandle<()>,
+    checkpoint: JoinHandle<()>,
 }
 
 /// What keeps a host from starting.
@@ -150,6 +155,9 @@ impl App {
         let (journal, recovered) = Journal::open(&folder("journal")?, journal_options(&config))?;
         let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;
         let node = node_id(&ground, &config).await?;
+        let signer = Signer::open(&folder("keys")?, &ground.db, node, ground.clock.now())
+            .await
+            .map_err(|error| unsigned(error, &data))?;
 
         let activity = ground.probe.read()?;
         let Found { meters, candidates } = ground.meters;
@@ -198,6 +206,7 @@ impl App {
             allocations: allocate,
             corrections: correct,
             correction_asked: Notify::new(),
+            signer: Mutex::new(signer),
             ledger_refused: OnceLock::new(),
             clock: ground.clock,
             db: ground.db,
@@ -280,6 +289,7 @@ impl Tasks {
             revocations: tokio::spawn(keys::heed_revocations(app.clone())),
             collector: tokio::spawn(collect::run(app.clone())),
             carbon: tokio::spawn(carbon::run(app.clone())),
+            checkpoint: tokio::spawn(checkpoint::run(app.clone())),
             stop,
             give_up,
         }
@@ -293,6 +303,7 @@ impl Tasks {
         self.allocate.abort();
         self.correct.abort();
         self.carbon.abort();
+        self.checkpoint.abort();
         let patience = Duration::from_secs(app.config.drain_s);
         let ended = tokio::time::timeout(patience, async {
             while app.live.running() > 0 {
@@ -397,6 +408,16 @@ fn secret(path: &Path) -> Result<[u8; 32], StartError> {
         path: shown(path),
         error,
     })
+}
+
+fn unsigned(error: signer::OpenError, data: &Path) -> StartError {
+    match error {
+        signer::OpenError::Db(error) => error.into(),
+        signer::OpenError::File(error) => StartError::Data {
+            path: shown(&data.join("keys")),
+            error,
+        },
+    }
 }
 
 fn shown(path: &Path) -> String {

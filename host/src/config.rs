@@ -59,6 +59,13 @@ pub struct ServeArgs {
     /// Most bytes in the journal that Postgres has not taken yet, in MiB.
     #[arg(long, env = "WATTLE_JOURNAL_MAX_MIB", default_value_t = 1024)]
     pub journal_max_mib: u64,
+    /// Seconds between two checkpoints of the ledger: signatures over what was posted since.
+    #[arg(long, env = "WATTLE_CHECKPOINT_S", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub checkpoint_s: u64,
+    /// Directory to which each checkpoint is also written, best where whoever may write the database may not: a
+    /// ledger that is rolled back is found out by it.
+    #[arg(long, env = "WATTLE_ANCHORS", value_name = "DIR")]
+    pub anchors: Option<PathBuf>,
     /// Milliseconds between two readings of the meter.
     #[arg(long, env = "WATTLE_SLICE_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=10_000))]
     pub slice_ms: u64,

@@ -1,5 +1,6 @@
 //! The Wattle host: models for many tenants, in sandboxes, with every joule in a ledger.
 
+pub mod anchors;
 pub mod app;
 pub mod blobs;
 pub mod cli;
@@ -15,5 +16,6 @@ mod notify;
 mod onnxruntime;
 mod secret_file;
 mod serve;
+pub mod signer;
 
 pub use serve::serve;

@@ -22,6 +22,8 @@ pub struct Metrics {
     guest_ns: AtomicU64,
     model_ns: AtomicU64,
     postings_waiting: AtomicU64,
+    checkpoint: AtomicU64,
+    checkpoint_fault: AtomicU64,
     dropped_lines: OnceLock<ErrorCounter>,
     energy: Mutex<Energy>,
 }
@@ -62,6 +64,16 @@ impl Metrics {
     /// Whether sealed postings wait for Postgres.
     pub fn are_postings_waiting(&self) -> bool {
         self.postings_waiting.load(Relaxed) > 0
+    }
+
+    /// Notes the last checkpoint that this host made.
+    pub fn checkpointed(&self, number: u64) {
+        self.checkpoint.store(number, Relaxed);
+    }
+
+    /// Notes whether something other than an absent Postgres keeps checkpoints from being made or anchored.
+    pub fn checkpoint_fault(&self, is_faulty: bool) {
+        self.checkpoint_fault.store(u64::from(is_faulty), Relaxed);
     }
 
     /// Shows how many lines of the log were dropped because nobody read them.
@@ -113,6 +125,18 @@ impl Metrics {
             "wattle_ledger_refuses",
             "gauge",
             u8::from(app.ledger_fault().is_some()).to_string(),
+        );
+        // The last one that this host made; 0 while it made none.
+        one(
+            "wattle_checkpoint_number",
+            "gauge",
+            self.checkpoint.load(Relaxed).to_string(),
+        );
+        // 1 when the ledger lacks what is anchored, or the anchors cannot be written.
+        one(
+            "wattle_checkpoint_fault",
+            "gauge",
+            self.checkpoint_fault.load(Relaxed).to_string(),
         );
         one("wattle_journal_bytes", "gauge", app.journal.bytes().to_string());
         one(

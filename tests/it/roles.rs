@@ -54,11 +54,18 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/deployments/{name}/releases/{number}", READ),
     ("GET", "/api/v1/receipts", BELONGS),
     ("GET", "/api/v1/receipts/{id}", BELONGS),
+    ("GET", "/api/v1/receipts/{id}/proof", BELONGS),
     ("GET", "/api/v1/usage", USAGE),
     ("GET", "/api/v1/carbon", USAGE),
     ("GET", "/api/v1/audit", TRAIL),
     ("GET", "/api/v1/ledger/balances", AUDIT),
     ("GET", "/api/v1/ledger/check", AUDIT),
+    ("GET", "/api/v1/ledger/checkpoints", AUDIT),
+    ("GET", "/api/v1/ledger/keys", KNOWN),
+    ("POST", "/api/v1/ledger/keys/rotate", ADMIN),
+    ("GET", "/api/v1/ledger/verify/postings", AUDIT),
+    ("GET", "/api/v1/ledger/verify/checkpoints", AUDIT),
+    ("GET", "/api/v1/ledger/verify/rest", AUDIT),
     ("GET", "/api/v1/ledger/meters", AUDIT),
     ("GET", "/api/v1/ledger/weights", AUDIT),
     ("GET", "/api/v1/ledger/windows", AUDIT),
@@ -98,6 +105,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
 //                     |||||||suspended
 //                     ||||||||revoked
 const ANYONE: &str = "+++++++++";
+const KNOWN: &str = "1+++++++1";
 const ADMIN: &str = "1+3333331";
 const AUDIT: &str = "1+++33331";
 const BILL: &str = "1++333331";

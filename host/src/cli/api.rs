@@ -47,6 +47,9 @@ pub struct Receipt {
     /// The first guess of it.
     #[serde(default)]
     pub provisional_energy_uj: Option<u64>,
+    /// The checkpoint that covers it.
+    #[serde(default)]
+    pub checkpoint: Option<u64>,
     /// Model work, by graph and place.
     #[serde(default)]
     pub work: Vec<Work>,

@@ -88,6 +88,9 @@ impl ClientError {
                 Some("use a key whose role allows this; an admin makes one with `wattle key create`")
             }
             StatusCode::NOT_FOUND => Some("see what there is with the `list` subcommands"),
+            StatusCode::CONFLICT if code.starts_with("receipt_not_") => {
+                Some("wait for the next checkpoint; `wattle receipt <id>` says when one covers it")
+            }
             StatusCode::CONFLICT => Some("choose another name"),
             StatusCode::SERVICE_UNAVAILABLE => {
                 Some("try again in a moment; `wattle doctor` says what is missing")

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::api::{LedgerCheck, TenantCheck};
 use super::client::{Client, typed};
 use super::output::{self, Column, Style, energy, grouped, say};
+use super::verify;
 
 /// What to ask of the ledger; needs an admin, billing or auditor key.
 #[derive(Subcommand, Debug)]
@@ -21,6 +23,18 @@ pub enum LedgerCommand {
     },
     /// Whether the books balance against the meters; exits with 1 if they do not.
     Check,
+    /// Recompute everything; exits with 1 and names the first row that does not fit.
+    Verify(verify::VerifyArgs),
+    /// The signed checkpoints, the first first.
+    Checkpoints {
+        /// How many.
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+    /// The public keys that sign checkpoints, and those that did; any key may ask.
+    Keys,
+    /// Have the host sign with a fresh key from now on; needs an admin key.
+    RotateKey,
 }
 
 /// Does it.
@@ -49,6 +63,10 @@ pub async fn run(command: LedgerCommand, client: &Client, json: bool) -> anyhow:
             output::list(&windows, &columns, json)?;
             Ok(ExitCode::SUCCESS)
         }
+        LedgerCommand::Verify(args) => verify::run(&args, client, json).await,
+        LedgerCommand::Checkpoints { limit } => checkpoints(client, limit, json).await,
+        LedgerCommand::Keys => keys(client, json).await,
+        LedgerCommand::RotateKey => rotate_key(client, json).await,
         LedgerCommand::Check => {
             let path = "/api/v1/ledger/check";
             let value = client.get(path).await?;
@@ -67,6 +85,40 @@ pub async fn run(command: LedgerCommand, client: &Client, json: bool) -> anyhow:
             })
         }
     }
+}
+
+async fn checkpoints(client: &Client, limit: Option<usize>, json: bool) -> anyhow::Result<ExitCode> {
+    let checkpoints = client.list("/api/v1/ledger/checkpoints", limit).await?;
+    let columns = [
+        Column("number", "/signed/checkpoint/number", Style::Number),
+        Column("made (UTC)", "/signed/checkpoint/at", Style::Instant),
+        Column("postings", "/signed/checkpoint/postings", Style::Number),
+        Column("hash", "/hash", Style::Text),
+    ];
+    output::list(&checkpoints, &columns, json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn keys(client: &Client, json: bool) -> anyhow::Result<ExitCode> {
+    let keys = client.list("/api/v1/ledger/keys", None).await?;
+    let columns = [
+        Column("key", "/key", Style::Text),
+        Column("since (UTC)", "/since", Style::Instant),
+        Column("node", "/node", Style::Text),
+    ];
+    output::list(&keys, &columns, json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn rotate_key(client: &Client, json: bool) -> anyhow::Result<ExitCode> {
+    let key = client.post("/api/v1/ledger/keys/rotate", &json!({})).await?;
+    if json {
+        output::say_json(&key)?;
+    } else {
+        say(key["key"].as_str().unwrap_or_default())?;
+        eprintln!("checkpoints are signed by this key from now on: hand it to those who verify");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What is wrong with the books; empty when they balance.

@@ -1,5 +1,5 @@
-//! The command line: a file per subcommand, all but `new`, `serve`, `calibrate`, `doctor`, `config` and
-//! `key recover` over the public HTTP API.
+//! The command line: a file per subcommand, all but `new`, `serve`, `calibrate`, `doctor`, `config`,
+//! `key recover` and `receipt verify` over the public HTTP API.
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
@@ -27,10 +27,12 @@ mod ledger;
 mod meter;
 mod new;
 mod output;
+mod proof;
 mod receipt;
 mod spec;
 mod tenant;
 mod usage;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -225,6 +227,7 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => return demo::run(args, common.json).await,
         Command::Doctor(args) => return doctor::run(args, &client, common.json).await,
+        Command::Receipt(args) => return receipt::run(args, &client, &common).await,
         Command::Ledger(command) => return ledger::run(command, &client, common.json).await,
         Command::Meter(command) => return meter::run(command, &client, common.json).await,
         Command::Tenant(command) => tenant::run(command, &client, common.json).await?,
@@ -234,7 +237,6 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Deployment(command) => deployment::run(command, &client, common.json).await?,
         Command::Deploy(args) => deploy::run(args, &client, common.json).await?,
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
-        Command::Receipt(args) => receipt::run(args, &client, common.json).await?,
         Command::Usage(args) => usage::run(args, &client, common.json).await?,
         Command::Carbon(command) => carbon::run(command, &client, common.json).await?,
         Command::Billing(command) => billing::run(command, &client, common.json).await?,

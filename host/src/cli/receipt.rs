@@ -1,5 +1,7 @@
 //! `wattle receipt`
 
+use std::process::ExitCode;
+
 use clap::{Args, Subcommand};
 use domain::{InvocationId, Name, Outcome};
 use time::OffsetDateTime;
@@ -7,9 +9,9 @@ use time::OffsetDateTime;
 use super::api::{Receipt, Work};
 use super::client::{Client, typed};
 use super::output::{self, Column, Style, bytes, energy, grouped, millis, say};
-use super::spec;
+use super::{Common, proof, spec};
 
-/// Shows one receipt, or lists the latest; needs a key of the tenant.
+/// Shows one receipt, lists the latest or proves one; all but `verify` need a key of the tenant.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub struct ReceiptArgs {
@@ -30,6 +32,13 @@ enum ReceiptCommand {
         #[command(flatten)]
         which: Which,
     },
+    /// Write a receipt's proof, once a checkpoint covers it.
+    Proof(proof::ProofArgs),
+    /// Verify a proof offline; exits with 1 and names the first thing that does not fit.
+    ///
+    /// --key is not a bearer key here but who signed: `ed25519:<64 hex digits>`, several with commas between, or a
+    /// file that names them, such as what `wattle ledger keys` wrote.
+    Verify(proof::VerifyArgs),
 }
 
 /// Which receipts.
@@ -53,13 +62,19 @@ struct Which {
 }
 
 /// Does it.
-pub async fn run(args: ReceiptArgs, client: &Client, json: bool) -> anyhow::Result<()> {
-    if let Some(ReceiptCommand::List { limit, which }) = args.command {
-        return list(client, limit, which, json).await;
+pub async fn run(args: ReceiptArgs, client: &Client, common: &Common) -> anyhow::Result<ExitCode> {
+    let json = common.json;
+    match (args.command, args.id) {
+        (Some(ReceiptCommand::Verify(args)), _) => return proof::verify(&args, common.key.as_ref(), json),
+        (Some(ReceiptCommand::Proof(args)), _) => proof::bring(&args, client).await?,
+        (Some(ReceiptCommand::List { limit, which }), _) => list(client, limit, which, json).await?,
+        (None, Some(id)) => one(client, id, json).await?,
+        (None, None) => list(client, 20, Which::default(), json).await?,
     }
-    let Some(id) = args.id else {
-        return list(client, 20, Which::default(), json).await;
-    };
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn one(client: &Client, id: InvocationId, json: bool) -> anyhow::Result<()> {
     let path = format!("/api/v1/receipts/{id}");
     let value = client.get(&path).await?;
     if json {
@@ -147,6 +162,13 @@ fn facts(receipt: &Receipt) -> Vec<(&'static str, String)> {
             format!("{} at most", optional(receipt.peak_memory_bytes)),
         ),
     ];
+    if receipt.is_final() {
+        let proven = receipt.checkpoint.map_or_else(
+            || "not yet".to_owned(),
+            |number| format!("by checkpoint {number}"),
+        );
+        facts.push(("proven", proven));
+    }
     facts.extend(receipt.work.iter().map(|work| ("work", work_done(work))));
     facts
 }

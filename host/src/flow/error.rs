@@ -169,6 +169,20 @@ pub enum Error {
         /// Why; never of this kind itself.
         cause: Box<Self>,
     },
+    /// A proof of a receipt that may still change.
+    #[error("receipt {0} is provisional: its proof can be had once it is final and a checkpoint covers it")]
+    ReceiptNotFinal(domain::InvocationId),
+    /// A proof of a receipt that nothing has signed yet.
+    #[error(
+        "no checkpoint covers all of receipt {receipt} yet: the next one is made within {retry_after_s} seconds, \
+         try again a minute later"
+    )]
+    ReceiptNotProven {
+        /// The receipt.
+        receipt: domain::InvocationId,
+        /// Seconds until the next checkpoint.
+        retry_after_s: u64,
+    },
     /// A valuation that cannot be counted.
     #[error(transparent)]
     Carbon(#[from] domain::carbon::CarbonError),

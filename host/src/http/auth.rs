@@ -69,6 +69,14 @@ impl Principal {
         }
     }
 
+    /// Refuses nobody who has a key of whatever role.
+    pub fn is_known(&self) -> Result<(), Error> {
+        match self.actor {
+            Actor::Key { .. } => Ok(()),
+            Actor::Bootstrap | Actor::Recovery => Err(Error::FirstAdminOnly),
+        }
+    }
+
     /// Refuses those who may not bring what bills rest on.
     pub fn bills(&self) -> Result<(), Error> {
         match self.actor.role() {

@@ -19,8 +19,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, carbon, components, corrections, deployments, factors, graphs, keys, ledger, meters, nodes,
-    periods, plans, problem, receipts, refusals, spoken, statements, tenants, usage, v2, weights,
+    audit, carbon, checkpoints, components, corrections, deployments, factors, graphs, keys, ledger, meters,
+    nodes, periods, plans, problem, proofs, receipts, refusals, spoken, statements, tenants, usage, v2,
+    verify, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -83,6 +84,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(deployments::router())
         .merge(v2::router())
         .merge(receipts::router())
+        .merge(proofs::router())
         .merge(usage::router())
         .merge(carbon::router())
         .merge(factors::router())
@@ -92,6 +94,8 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(nodes::router())
         .merge(periods::router())
         .merge(statements::router())
+        .merge(checkpoints::router())
+        .merge(verify::router())
         .merge(meters::router())
         .merge(weights::router())
         .merge(audit::router())

@@ -235,6 +235,14 @@ impl From<Error> for Problem {
                 failed: Some((failure.retryable, failure.parameters.clone())),
                 ..Self::new(failure_status(failure), failure.code.clone(), &detail)
             },
+            Error::ReceiptNotFinal(_) => Self {
+                retry_after_s: Some(1),
+                ..problem(S::CONFLICT, "receipt_not_final")
+            },
+            Error::ReceiptNotProven { retry_after_s, .. } => Self {
+                retry_after_s: Some(*retry_after_s),
+                ..problem(S::CONFLICT, "receipt_not_proven")
+            },
             Error::Accepted { .. } => problem(S::INTERNAL_SERVER_ERROR, "internal"),
             Error::Carbon(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
             Error::TooMuchUse { .. } => problem(S::UNPROCESSABLE_ENTITY, "too_much_use"),

@@ -78,6 +78,8 @@ struct Receipt {
     /// The figure in the reply, in microjoules, until the receipt is final.
     #[serde(skip_serializing_if = "Option::is_none")]
     provisional_energy_uj: Option<u64>,
+    /// The signed checkpoint that covers it: it can be proven then. Null until there is one.
+    checkpoint: Option<u64>,
     /// What models did.
     #[schema(value_type = Vec<schema::Work>)]
     work: Vec<Work>,
@@ -130,6 +132,7 @@ impl Receipt {
             peak_memory_bytes: used.peak_memory_bytes,
             energy_uj: None,
             provisional_energy_uj: None,
+            checkpoint: None,
             work: used.work,
             lines: lines.iter().map(ReceiptLine::from).collect(),
         }
@@ -195,7 +198,8 @@ impl From<&ReceiptLineRow> for ReceiptLine {
 
 /// Get a receipt
 ///
-/// It is provisional from the reply until the ledger has the window that the call ended in, then final.
+/// It is provisional from the reply until the ledger has the window that the call ended in, then final; once a signed
+/// checkpoint covers it, it can be proven.
 #[utoipa::path(
     get, path = "/api/v1/receipts/{id}", tag = "receipts",
     params(("id" = Uuid, Path, description = "The call's id: `wattle-receipt` in its reply.")),
@@ -214,9 +218,13 @@ async fn get_receipt(
         .live
         .pending(invocation)
         .filter(|pending| pending.finished.call.tenant == tenant);
-    let lines = app.db.tenant_tx(tenant).await?.receipt_get(invocation).await?;
-    let receipt = Receipt::of(&lines, pending.as_ref());
-    receipt.map(Json).ok_or_else(missing)
+    let mut tx = app.db.tenant_tx(tenant).await?;
+    let lines = tx.receipt_get(invocation).await?;
+    let mut receipt = Receipt::of(&lines, pending.as_ref()).ok_or_else(missing)?;
+    if matches!(receipt.state, ReceiptState::Final) {
+        receipt.checkpoint = tx.receipt_checkpoint(invocation).await?;
+    }
+    Ok(Json(receipt))
 }
 
 /// A receipt of the ledger, as a list shows it.

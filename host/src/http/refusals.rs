@@ -32,7 +32,7 @@ const REFUSALS: [(u16, &str, &str); 14] = [
     (
         409,
         "Conflict",
-        "It is there already, it has ended for good, or a request under this idempotency key runs.",
+        "It is there already, it has ended for good, it is not so yet, or a request under this idempotency key runs.",
     ),
     (413, "TooLarge", "The body is over its cap."),
     (
@@ -148,6 +148,8 @@ refusals! {
     Named: Problem [404];
     /// Of a new name that may be taken.
     Taken: Problem [409];
+    /// Of what is not so yet.
+    Early: Problem [409];
     /// Of what has ended for good.
     Ended: Problem [409];
     /// Of a JSON body.

@@ -3,6 +3,8 @@
 //! The unit tests hold each against what serde makes of the type that it describes.
 #![expect(dead_code, reason = "these types are never made: only their schemas are used")]
 
+pub mod proof;
+
 use std::collections::HashMap;
 
 use serde_json::Value;
@@ -359,7 +361,7 @@ mod tests {
     use serde_json::{Value, json};
     use utoipa::PartialSchema;
 
-    fn properties<T: PartialSchema>() -> Vec<String> {
+    pub fn properties<T: PartialSchema>() -> Vec<String> {
         let schema = serde_json::to_value(T::schema()).unwrap();
         let mut names: Vec<_> = schema["properties"]
             .as_object()
@@ -371,7 +373,7 @@ mod tests {
         names
     }
 
-    fn members(value: impl serde::Serialize) -> Vec<String> {
+    pub fn members(value: impl serde::Serialize) -> Vec<String> {
         let value = serde_json::to_value(value).unwrap();
         let mut names: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
         names.sort();

@@ -419,7 +419,7 @@ impl BillingTx {
             .collect()
     }
 
-    async fn posting_lines(
+    pub(crate) async fn posting_lines(
         &mut self,
         key: PostingKey,
         seq: i64,

@@ -1,8 +1,9 @@
 //! The canonical bytes that digests are taken over, and those digests.
 //!
 //! What is hashed begins with a byte for its kind (0 a receipt line, which is a Merkle leaf; 1 an inner
-//! node; 2 a window's inputs; 3 a posting; 4 an allocation's inputs; 5 a correction) and, save in nodes, the version
-//! of this encoding. Then come
+//! node; 2 a window's inputs; 3 a posting; 4 an allocation's inputs; 5 a correction; 16 a posting as a leaf of a
+//! checkpoint; 17 a node's head there; 18 a checkpoint; 19 a signing key's succession) and, save in nodes, the
+//! version of this encoding. Then come
 //! the fields in the order of the code below, without padding:
 //! - integers big-endian in their full width, and counts of lists and bytes of text as 64 bits before
 //!   the items: as Postgres sends them, so that SQL can rebuild the bytes;
@@ -42,15 +43,21 @@ const POSTING: u8 = 3;
 const ALLOCATION: u8 = 4;
 const CORRECTION: u8 = 5;
 
-struct Encoder {
-    bytes: Vec<u8>,
+/// What `checkpoint` and `signature` encode.
+pub(crate) const CHECKED_POSTING: u8 = 16;
+pub(crate) const NODE_HEAD: u8 = 17;
+pub(crate) const CHECKPOINT: u8 = 18;
+pub(crate) const SUCCESSION: u8 = 19;
+
+pub(crate) struct Encoder {
+    pub(crate) bytes: Vec<u8>,
     version: u8,
 }
 
 impl Encoder {
     /// An encoder of what begins with `kind` and the version, or, where the kind is that of the tree, with
     /// the version alone.
-    fn new(kind: Option<u8>, version: u8) -> Self {
+    pub(crate) fn new(kind: Option<u8>, version: u8) -> Self {
         let bytes = kind.into_iter().chain([version]).collect();
         Self { bytes, version }
     }
@@ -59,11 +66,11 @@ impl Encoder {
         self.bytes.push(value);
     }
 
-    fn u32(&mut self, value: u32) {
+    pub(crate) fn u32(&mut self, value: u32) {
         self.bytes.extend(value.to_be_bytes());
     }
 
-    fn u64(&mut self, value: u64) {
+    pub(crate) fn u64(&mut self, value: u64) {
         self.bytes.extend(value.to_be_bytes());
     }
 
@@ -72,15 +79,19 @@ impl Encoder {
         self.bytes.extend(text.as_bytes());
     }
 
-    fn uuid(&mut self, id: &Uuid) {
+    pub(crate) fn uuid(&mut self, id: &Uuid) {
         self.bytes.extend(id.as_bytes());
     }
 
-    fn digest(&mut self, digest: &Digest) {
+    pub(crate) fn digest(&mut self, digest: &Digest) {
         self.bytes.extend(digest.0);
     }
 
-    fn time(&mut self, at: OffsetDateTime) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+    }
+
+    pub(crate) fn time(&mut self, at: OffsetDateTime) {
         let us = at.unix_timestamp_nanos().div_euclid(1_000);
         // Every time that `OffsetDateTime` can hold fits 64 bits of microseconds.
         self.bytes

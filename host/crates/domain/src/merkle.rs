@@ -83,6 +83,45 @@ pub fn prove(leaves: &[Digest], index: usize) -> Option<Proof> {
     })
 }
 
+/// One level of a climb from a leaf to its root: the sibling there, and on which side it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The sibling is on the left.
+    Left(Digest),
+    /// The sibling is on the right.
+    Right(Digest),
+}
+
+/// The steps from the leaf at `index` to the root; none if there is no such leaf. Unlike a [`Proof`] they do not
+/// say how many leaves there are beyond a power of two: how many calls of others fell into a window is not for
+/// every tenant to know.
+pub fn steps(leaves: &[Digest], index: usize) -> Option<Vec<Step>> {
+    if index >= leaves.len() {
+        return None;
+    }
+    let (mut level, mut at, mut steps) = (leaves.to_vec(), index, Vec::new());
+    while level.len() > 1 {
+        if let Some(sibling) = level.get(at ^ 1) {
+            steps.push(match at % 2 {
+                1 => Step::Left(*sibling),
+                _ => Step::Right(*sibling),
+            });
+        }
+        level = level_above(&level);
+        at /= 2;
+    }
+    Some(steps)
+}
+
+/// The root that `steps` lead to from the hash of a leaf.
+pub fn climb(leaf: Digest, steps: &[Step]) -> Digest {
+    steps.iter().fold(leaf, |hash, step| match step {
+        Step::Left(sibling) => node(sibling, &hash),
+        Step::Right(sibling) => node(&hash, sibling),
+    })
+}
+
 impl Proof {
     /// Whether the proof leads from the hash of the leaf to `root`.
     pub fn verify(&self, leaf: Digest, root: Digest) -> bool {
@@ -135,6 +174,28 @@ mod tests {
             root(&[]).hex(),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         );
+    }
+
+    #[test]
+    fn steps_lead_from_their_leaf_alone_to_the_root() {
+        for count in 1..20 {
+            let leaves = leaves(count);
+            let root = root(&leaves);
+            for index in 0..leaves.len() {
+                let steps = steps(&leaves, index).unwrap();
+                for (other, leaf) in leaves.iter().enumerate() {
+                    assert_eq!(
+                        climb(*leaf, &steps) == root,
+                        other == index,
+                        "{count} {index} {other}"
+                    );
+                }
+                for short in 0..steps.len() {
+                    assert_ne!(climb(leaves[index], &steps[..short]), root, "{count} {index}");
+                }
+            }
+            assert_eq!(steps(&leaves, leaves.len()), None);
+        }
     }
 
     #[test]

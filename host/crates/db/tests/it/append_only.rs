@@ -7,8 +7,9 @@ use time::OffsetDateTime;
 
 use crate::support::*;
 
-/// The tables of the ledger, the audit trail, of releases, of carbon and of billing, each with a column to spoil.
-const KEPT: [(&str, &str); 19] = [
+/// The tables of the ledger, the audit trail, of releases, of carbon, of billing and of checkpoints, each with a
+/// column to spoil.
+const KEPT: [(&str, &str); 22] = [
     ("unit", "code"),
     ("account", "code"),
     ("posting", "kind"),
@@ -28,6 +29,9 @@ const KEPT: [(&str, &str); 19] = [
     ("correction", "amount"),
     ("statement", "body"),
     ("charge", "amount"),
+    ("signer", "node"),
+    ("checkpoint", "at"),
+    ("checkpoint_head", "seq"),
 ];
 
 /// Every table with rows, its partitions included: those of this month and the default ones.
@@ -60,6 +64,7 @@ async fn filled(options: PgConnectOptions) -> Fixture {
     fixture
         .post(&window(1, first.hash, OffsetDateTime::UNIX_EPOCH))
         .await;
+    fixture.checkpoint(1).await;
     fixture
 }
 

@@ -16,6 +16,7 @@ mod audit;
 mod audit_trail;
 mod billing;
 mod carbon;
+mod checkpoints;
 mod idempotency;
 mod isolation;
 mod keys;

@@ -8,14 +8,16 @@ use domain::account::Account;
 use domain::billing::statement::{Class, Line};
 use domain::billing::{Currency, Item, Month, Prices, Rate};
 use domain::carbon::{Fact, Factor, Figure, Hardware, Method, Range, Signal, Site, Valued};
+use domain::checkpoint::Record;
 use domain::correction::Correction;
 use domain::energy::{FaultKind, Provenance, Root};
 use domain::posting::{
     Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
 };
+use domain::signature::Signer;
 use domain::{
-    DType, Digest, Epoch, InvocationId, KeyId, Limits, Name, NodeId, Outcome, Role, Signature, TenantId,
-    TensorSpec, Usage, Work,
+    DType, Digest, Epoch, InvocationId, KeyId, Limits, Name, NodeId, Outcome, Role, Signature, SigningKey,
+    TenantId, TensorSpec, Usage, Work,
 };
 use serde_json::json;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -202,6 +204,37 @@ impl Fixture {
         let added = tx.site_add(NODE, site).await.unwrap();
         tx.commit().await.unwrap();
         added
+    }
+
+    /// Lists the key of seed `n`, if it is not listed yet.
+    pub async fn sign(&self, n: u8) -> SigningKey {
+        let key = SigningKey::from_seed(&[n; 32]).unwrap();
+        let mut tx = self.db.admin_tx().await.unwrap();
+        let listed = tx.signers().await.unwrap();
+        if listed.iter().all(|row| row.signer.key != key.public()) {
+            let signer = Signer {
+                key: key.public(),
+                since: OffsetDateTime::UNIX_EPOCH,
+                succession: None,
+            };
+            tx.signer_insert(NODE, &signer).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        key
+    }
+
+    /// Makes a checkpoint of all that none covers, with the key of seed `n`.
+    pub async fn checkpoint(&self, n: u8) -> Record {
+        let (key, at) = (self.sign(n).await, self.now().await);
+        let mut tx = self.db.writer_tx().await.unwrap();
+        tx.checkpoints_lock().await.unwrap();
+        let last = tx.checkpoint_last().await.unwrap();
+        let number = last.as_ref().map(|last| last.signed.checkpoint.number);
+        let postings = tx.postings_uncovered(number, 100).await.unwrap();
+        let record = Record::make(last.as_ref(), &postings, at, &key);
+        tx.checkpoint_insert(&record).await.unwrap();
+        tx.commit().await.unwrap();
+        record
     }
 
     /// Posts and commits.

@@ -1,0 +1,138 @@
+//! Verify: the whole ledger recomputed, row by row, until the first that does not fit.
+
+use db::{BillingTx, Cut, Db, DbError, LedgerSpan, PostingPlace};
+use domain::checkpoint::CheckpointError;
+use domain::signature::Signer;
+
+use super::Error;
+
+/// The first thing that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The row.
+    pub row: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What came of a part of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// How many rows fit.
+    pub checked: u64,
+    /// The first that does not.
+    pub fault: Option<Fault>,
+    /// The last row of the part, if there are more behind it and all fit so far.
+    pub next: Option<i64>,
+}
+
+/// Recomputes postings in the order of the ledger: each by itself, from its lines up to its hash, and that it follows
+/// the one before it.
+pub async fn postings(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verified, Error> {
+    let mut tx = db.billing_tx().await?;
+    let page = tx.posting_places(span, cut).await?;
+    let mut checked = 0;
+    for place in page.items {
+        if let Some(what) = posting(&mut tx, &place).await? {
+            let row = format!("posting {}", place.key);
+            let fault = Some(Fault { row, what });
+            return Ok(Verified {
+                checked,
+                fault,
+                next: None,
+            });
+        }
+        checked += 1;
+    }
+    Ok(Verified {
+        checked,
+        fault: None,
+        next: page.next,
+    })
+}
+
+async fn posting(tx: &mut BillingTx, place: &PostingPlace) -> Result<Option<String>, DbError> {
+    let posting = match tx.posting_get(place.key).await {
+        Ok(Some(posting)) => posting,
+        Ok(None) => return Ok(Some("it is gone".to_owned())),
+        // Somebody wrote what no host writes.
+        Err(error @ DbError::Inconsistent { .. }) => return Ok(Some(error.to_string())),
+        Err(error) => return Err(error),
+    };
+    if let Err(error) = posting.verify() {
+        return Ok(Some(error.to_string()));
+    }
+    let (follows, before) = (posting.prev_hash, place.before);
+    Ok((follows != before)
+        .then(|| format!("it follows {follows}, and the node's posting before it in the ledger is {before}")))
+}
+
+/// Recomputes the checkpoints of a span: each by itself, that it follows the one before it, and that the ledger has
+/// the postings that it covers. `cut.after` is the number of the last one that was looked at.
+pub async fn checkpoints(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verified, Error> {
+    let mut tx = db.billing_tx().await?;
+    let mut verified = Verified {
+        checked: 0,
+        fault: None,
+        next: None,
+    };
+    let Some((first, last)) = tx.checkpoints_of(span).await? else {
+        return Ok(verified);
+    };
+    let after = cut.after.and_then(|number| u64::try_from(number).ok());
+    let first = after.map_or(first, |number| number.saturating_add(1));
+    let end = last.min(first.saturating_add(u64::from(cut.limit)).saturating_sub(1));
+    let signers: Vec<_> = tx.signers().await?.into_iter().map(|row| row.signer).collect();
+    for number in first..=end {
+        let what = match checkpoint(&mut tx, number, &signers).await {
+            // Somebody wrote what no host writes.
+            Err(error @ DbError::Inconsistent { .. }) => Some(error.to_string()),
+            other => other?,
+        };
+        if let Some(what) = what {
+            let row = format!("checkpoint {number}");
+            verified.fault = Some(Fault { row, what });
+            return Ok(verified);
+        }
+        verified.checked += 1;
+    }
+    if end < last {
+        verified.next = i64::try_from(end).ok();
+    }
+    Ok(verified)
+}
+
+async fn checkpoint(tx: &mut BillingTx, number: u64, signers: &[Signer]) -> Result<Option<String>, DbError> {
+    let missing = |number| Some(format!("checkpoint {number} is missing"));
+    let Some(record) = tx.checkpoint_get(number).await? else {
+        return Ok(missing(number));
+    };
+    let before = match number.saturating_sub(1) {
+        0 => None,
+        before => match tx.checkpoint_get(before).await? {
+            None => return Ok(missing(before)),
+            found => found,
+        },
+    };
+    let before = before.as_ref();
+    if let Err(error) = record.verify(before, signers) {
+        return Ok(Some(error.to_string()));
+    }
+    let postings = tx.postings_covered(number).await?;
+    let fits: Result<(), CheckpointError> = record.verify_ledger(before, &postings);
+    Ok(fits.err().map(|error| error.to_string()))
+}
+
+/// Looks for rows that no posting accounts for.
+pub async fn rest(db: &Db, span: LedgerSpan) -> Result<Verified, Error> {
+    let stray = db.billing_tx().await?.stray_row(span).await?;
+    let fault = stray.map(|stray| Fault {
+        row: format!("{} {} of posting {}", stray.table, stray.row, stray.posting),
+        what: "no posting accounts for it, or it contradicts the posting".to_owned(),
+    });
+    Ok(Verified {
+        checked: 0,
+        fault,
+        next: None,
+    })
+}
