@@ -155,9 +155,8 @@ impl App {
         let (journal, recovered) = Journal::open(&folder("journal")?, journal_options(&config))?;
         let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;
         let node = node_id(&ground, &config).await?;
-        let signer = Signer::open(&folder("keys")?, &ground.db, node, ground.clock.now())
-            .await
-            .map_err(|error| unsigned(error, &data))?;
+        let signer = Signer::open(&folder("keys")?, &ground.db, node, ground.clock.now()).await;
+        let signer = signer.map_err(|error| unsigned(error, &data))?;
 
         let activity = ground.probe.read()?;
         let Found { meters, candidates } = ground.meters;
@@ -193,10 +192,7 @@ impl App {
                 config.tenant_share(),
                 config.body_max_mib << 20,
             ),
-            keys: Keys::open(&data).map_err(|error| StartError::Data {
-                path: shown(&data),
-                error,
-            })?,
+            keys: keys(&data)?,
             releases: Releases::new(config.loaded_max_mib << 20),
             metrics: Metrics::default(),
             guests: ground.guests,
@@ -406,6 +402,14 @@ fn make_dir(path: &Path) -> Result<std::path::PathBuf, StartError> {
 fn secret(path: &Path) -> Result<[u8; 32], StartError> {
     secret_file::key(path).map_err(|error| StartError::Data {
         path: shown(path),
+        error,
+    })
+}
+
+/// The keys that are known on this node.
+fn keys(data: &Path) -> Result<Keys, StartError> {
+    Keys::open(data).map_err(|error| StartError::Data {
+        path: shown(data),
         error,
     })
 }

@@ -1,6 +1,7 @@
 //! Prove: a receipt with the way from each of its lines up to a signed checkpoint.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use db::{BillingTx, DbError, ReceiptLineRow};
 use domain::checkpoint::{CheckedPosting, Record};
@@ -58,11 +59,13 @@ async fn proven(
         receipt: call.invocation,
         retry_after_s: checkpoint::due_in_s(app.clock.now(), app.config.checkpoint_s),
     })?;
-    if !checkpoints.contains_key(&number) {
-        let record = tx.checkpoint_get(number).await?;
-        checkpoints.insert(number, record.ok_or_else(|| odd("checkpoint"))?);
-    }
-    let record = checkpoints.get(&number).ok_or_else(|| odd("checkpoint"))?;
+    let record = match checkpoints.entry(number) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => {
+            let record = tx.checkpoint_get(number).await?;
+            place.insert(record.ok_or_else(|| odd("checkpoint"))?)
+        }
+    };
     let leaf = posting.leaf();
     let place = record.leaves.iter().position(|of| *of == leaf);
     let place = place.ok_or_else(|| odd("checkpoint.leaves"))?;

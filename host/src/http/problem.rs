@@ -176,6 +176,7 @@ impl IntoResponse for Error {
 }
 
 impl From<Error> for Problem {
+    #[allow(clippy::too_many_lines, reason = "a table, read row by row")]
     fn from(error: Error) -> Self {
         use StatusCode as S;
         if let Error::Accepted { recorded, cause } = error {

@@ -129,6 +129,7 @@ fn a_proof_proves_the_sums_of_its_lines() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table, read row by row")]
 fn the_first_thing_that_does_not_fit_is_named() {
     use ProofError as E;
     type Case = (fn(&mut ReceiptProof), fn(&ProofError) -> bool);
