@@ -7,12 +7,13 @@ use std::time::Duration;
 use db::Db;
 use domain::NodeId;
 use domain::allocation::Allocation;
+use domain::correction::Correction;
 use domain::posting::Posting;
 use energy::{ActivityProbe, Found, Guarded};
 use inference::{Inference, WorkerOptions};
 use journal::Journal;
 use runtime::{CompilerCommand, Runtime};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,12 +25,13 @@ use crate::flow::allocate::{self, Reservations};
 use crate::flow::carbon;
 use crate::flow::checkpoint;
 use crate::flow::collect;
+use crate::flow::correct;
 use crate::flow::learnt::Learnt;
 use crate::flow::live::Live;
 use crate::flow::meters::Meters;
 use crate::flow::recover::{RecoverError, Restart, recover};
 use crate::flow::releases::Releases;
-use crate::flow::seal::{Seal, post};
+use crate::flow::seal::{Moves, Seal, post};
 use crate::keys::{self, Keys};
 use crate::metrics::Metrics;
 use crate::secret_file;
@@ -73,6 +75,10 @@ pub struct App {
     pub reservations: Reservations,
     /// Idle energy that is to be sealed as allocated.
     pub allocations: mpsc::Sender<Allocation>,
+    /// Corrections that are to be sealed.
+    pub corrections: mpsc::Sender<Correction>,
+    /// That there is a correction to be sealed.
+    pub correction_asked: Notify,
     /// Signs checkpoints.
     pub signer: Mutex<Signer>,
     ledger_refused: OnceLock<String>,
@@ -105,6 +111,7 @@ pub struct Tasks {
     revocations: JoinHandle<()>,
     collector: JoinHandle<()>,
     allocate: JoinHandle<()>,
+    correct: JoinHandle<()>,
     carbon: JoinHandle<()>,
     checkpoint: JoinHandle<()>,
 }
@@ -148,9 +155,8 @@ impl App {
         let (journal, recovered) = Journal::open(&folder("journal")?, journal_options(&config))?;
         let mac_key = secret(&folder("keys")?.join("artefact-mac"))?;
         let node = node_id(&ground, &config).await?;
-        let signer = Signer::open(&folder("keys")?, &ground.db, node, ground.clock.now())
-            .await
-            .map_err(|error| unsigned(error, &data))?;
+        let signer = Signer::open(&folder("keys")?, &ground.db, node, ground.clock.now()).await;
+        let signer = signer.map_err(|error| unsigned(error, &data))?;
 
         let activity = ground.probe.read()?;
         let Found { meters, candidates } = ground.meters;
@@ -169,6 +175,7 @@ impl App {
         let start = recover(&journal, recovered, restart, &ground.db).await?;
 
         let (allocate, allocations) = mpsc::channel(1);
+        let (correct, corrections) = mpsc::channel(1);
         let app = Arc::new(Self {
             blobs: Blobs::open(&folder("blobs")?)?,
             runtime: Runtime::new(runtime_options(
@@ -185,10 +192,7 @@ impl App {
                 config.tenant_share(),
                 config.body_max_mib << 20,
             ),
-            keys: Keys::open(&data).map_err(|error| StartError::Data {
-                path: shown(&data),
-                error,
-            })?,
+            keys: keys(&data)?,
             releases: Releases::new(config.loaded_max_mib << 20),
             metrics: Metrics::default(),
             guests: ground.guests,
@@ -196,6 +200,8 @@ impl App {
             learnt: Learnt::open(data.join("learnt")),
             reservations: Reservations::default(),
             allocations: allocate,
+            corrections: correct,
+            correction_asked: Notify::new(),
             signer: Mutex::new(signer),
             ledger_refused: OnceLock::new(),
             clock: ground.clock,
@@ -208,7 +214,11 @@ impl App {
             tracing::error!("nothing but fuel is metered and nothing is billed: this is for a bench alone");
         }
         let seal = Seal::new(guarded, ground.probe, activity, start.sealer);
-        let tasks = Tasks::spawn(&app, seal, allocations, start.undrained);
+        let moves = Moves {
+            allocations,
+            corrections,
+        };
+        let tasks = Tasks::spawn(&app, seal, moves, start.undrained);
         Ok((app, tasks))
     }
 
@@ -256,21 +266,21 @@ impl App {
 
 impl Tasks {
     /// Begins to cut slices and to post windows, `undrained` postings first.
-    fn spawn(
-        app: &Arc<App>,
-        seal: Seal,
-        allocations: mpsc::Receiver<Allocation>,
-        undrained: Vec<Posting>,
-    ) -> Self {
+    fn spawn(app: &Arc<App>, seal: Seal, moves: Moves, undrained: Vec<Posting>) -> Self {
         let (send, receive) = mpsc::unbounded_channel();
+        // Said before anyone asks whether one of them may be on its way still.
+        app.metrics.postings_waiting(undrained.len() as u64);
         for posting in undrained {
+            // What it moves must not be taken for idle still: nothing is allocated while it waits.
+            app.metrics.posting_queued();
             // The receiver is right here.
             let _ = send.send(posting);
         }
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         Self {
-            seal: tokio::spawn(seal.run(app.clone(), send, allocations, stop.clone())),
+            seal: tokio::spawn(seal.run(app.clone(), send, moves, stop.clone())),
             allocate: tokio::spawn(allocate::run(app.clone())),
+            correct: tokio::spawn(correct::run(app.clone())),
             post: tokio::spawn(post(app.clone(), receive, give_up.clone())),
             revocations: tokio::spawn(keys::heed_revocations(app.clone())),
             collector: tokio::spawn(collect::run(app.clone())),
@@ -287,6 +297,7 @@ impl Tasks {
         self.revocations.abort();
         self.collector.abort();
         self.allocate.abort();
+        self.correct.abort();
         self.carbon.abort();
         self.checkpoint.abort();
         let patience = Duration::from_secs(app.config.drain_s);
@@ -391,6 +402,14 @@ fn make_dir(path: &Path) -> Result<std::path::PathBuf, StartError> {
 fn secret(path: &Path) -> Result<[u8; 32], StartError> {
     secret_file::key(path).map_err(|error| StartError::Data {
         path: shown(path),
+        error,
+    })
+}
+
+/// The keys that are known on this node.
+fn keys(data: &Path) -> Result<Keys, StartError> {
+    Keys::open(data).map_err(|error| StartError::Data {
+        path: shown(data),
         error,
     })
 }

@@ -108,6 +108,10 @@ pub struct ServeArgs {
     /// Meters nothing but fuel, keeps no records and posts nothing: for the bench that tells what metering costs.
     #[arg(long, hide = true)]
     pub unmetered: bool,
+    /// Milliseconds after which idle energy is allocated again, of whatever windows there are by then, instead of by the
+    /// hour: for tests of what a crash leaves.
+    #[arg(long, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub allocate_every_ms: Option<u64>,
     /// Bytes of components and graphs that a tenant may store unless an admin says otherwise, in MiB.
     #[arg(long, env = "WATTLE_STORAGE_MAX_MIB", default_value_t = 10_240, value_parser = clap::value_parser!(u64).range(..=1 << 40))]
     pub storage_max_mib: u64,

@@ -161,7 +161,7 @@ impl Metrics {
     }
 }
 
-/// The power of each root and whether its meter is well.
+/// The power of each root, whether its meter is well, and how they compare with the whole machine's.
 fn roots(app: &App, page: &mut String) {
     let roots = app.meters.roots();
     page.push_str("# TYPE wattle_node_power_watts gauge\n");
@@ -183,4 +183,17 @@ fn roots(app: &App, page: &mut String) {
             u8::from(seen.fault.is_some())
         );
     }
+    let Some(compared) = app.meters.compared() else {
+        return;
+    };
+    let (wall, ratio) = (&compared.wall, compared.ratio_ppm as f64 / 1e6);
+    let _ = writeln!(
+        page,
+        "# TYPE wattle_meter_roots_to_wall_ratio gauge\nwattle_meter_roots_to_wall_ratio{{wall=\"{wall}\"}} {ratio}"
+    );
+    let exceeds = u8::from(compared.exceeds);
+    let _ = writeln!(
+        page,
+        "# TYPE wattle_meter_roots_exceed_wall gauge\nwattle_meter_roots_exceed_wall{{wall=\"{wall}\"}} {exceeds}"
+    );
 }

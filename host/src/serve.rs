@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use db::Db;
-use energy::{ActivityProbe, Found, MeterError, ModelledMeter, PowerModel, RootLock, Site};
+use energy::{ActivityProbe, Found, Machine, MeterError, PowerModel, RootLock, Site};
 use inference::WorkerOptions;
 use postgres::Cluster;
 use runtime::CompilerCommand;
@@ -230,7 +230,7 @@ async fn signalled() -> anyhow::Result<()> {
 
 /// Makes the data directory. The user of the embedded Postgres must pass through it; what is inside is
 /// closed to others.
-fn data_dir(data: &Path) -> std::io::Result<()> {
+pub(crate) fn data_dir(data: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -239,7 +239,7 @@ fn data_dir(data: &Path) -> std::io::Result<()> {
 }
 
 /// One host per data directory.
-fn lock(data: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(data: &Path) -> anyhow::Result<File> {
     let path = data.join("lock");
     let file = File::options()
         .create(true)
@@ -291,7 +291,7 @@ pub(crate) fn meters(config: &ServeArgs) -> Result<Found, MeterError> {
 }
 
 /// No other host of this machine bills what this one does.
-fn lock_roots(found: &Found) -> Result<Vec<RootLock>, MeterError> {
+pub(crate) fn lock_roots(found: &Found) -> Result<Vec<RootLock>, MeterError> {
     let roots = found.roots().into_iter();
     roots.map(|root| RootLock::acquire(&lock_dir(), &root)).collect()
 }
@@ -301,7 +301,7 @@ fn power_model(config: &ServeArgs) -> Result<PowerModel, MeterError> {
     let microwatts = |watts: f64| (watts * 1e6).round() as u64;
     match (config.meter_idle_w, config.meter_max_w) {
         (Some(idle), Some(max)) => PowerModel::from_ends(microwatts(idle), microwatts(max)),
-        _ => PowerModel::from_threads(ModelledMeter::threads(Path::new(PROC))?),
+        _ => PowerModel::of(&Machine::read(Path::new(PROC))?),
     }
 }
 

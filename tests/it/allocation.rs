@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Row as _};
 use tests::TestHost;
+use tests::process::HostProcess;
 use time::OffsetDateTime;
 use wattle::flow::allocate;
 
@@ -109,4 +111,92 @@ async fn idle_energy_goes_to_who_keeps_something_ready() -> anyhow::Result<()> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     until_allocations(&host, 2).await?;
     host.finish().await
+}
+
+/// What the ledger has of idle energy and of its allocations.
+#[derive(Debug)]
+struct Moved {
+    allocations: i64,
+    /// In all allocations, in microjoules.
+    allocated_uj: i64,
+    /// In all windows that ended before the last allocation did, in microjoules.
+    idle_uj: i64,
+}
+
+impl Moved {
+    async fn of(host: &HostProcess) -> anyhow::Result<Self> {
+        let mut owner = sqlx::PgConnection::connect(&host.owner_url()?).await?;
+        let row = sqlx::query(
+            "with last as (select count(*) as allocations, max(ended_at) as ended_at
+                 from posting where kind = 'allocation')
+             select last.allocations,
+                 coalesce((select sum(amount) from transfer where kind = 'allocation'), 0)::bigint,
+                 coalesce((select sum(amount) from transfer where kind = 'idle' and at <= last.ended_at), 0)::bigint
+             from last",
+        )
+        .fetch_one(&mut owner)
+        .await?;
+        Ok(Self {
+            allocations: row.try_get(0)?,
+            allocated_uj: row.try_get(1)?,
+            idle_uj: row.try_get(2)?,
+        })
+    }
+}
+
+/// Killed after it has sealed an allocation and before that is in the ledger, the host posts it when it starts again,
+/// and what it cites is not allocated once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_allocation_that_a_kill_left_in_the_journal_is_posted_once() -> anyhow::Result<()> {
+    let mut host = HostProcess::new()?;
+    let result = sealed_and_killed(&mut host).await;
+    if result.is_err() {
+        eprintln!("the hosts' last words:\n{}", host.log_tail());
+    }
+    result
+}
+
+async fn sealed_and_killed(host: &mut HostProcess) -> anyhow::Result<()> {
+    host.start("standard", None).await?;
+    let admin = host.admin().await?;
+    let manager = tests::process::tenant(&admin, "acacia").await?;
+    let key = admin.key().context("a key")?.to_owned();
+    manager
+        .push_component("echo", tests::guests::guest("echo")?)
+        .await?;
+    let release = json!({ "name": "echo", "component": { "name": "echo" } });
+    manager.post("/api/v1/deployments", &release).await?.expect(201)?;
+    host.terminate().await?;
+
+    host.add_flags(&["--allocate-every-ms", "200"]);
+    if host.start("standard", Some("after-allocation-seal:2")).await? {
+        host.until_killed().await?;
+    }
+    let left = host.left()?;
+    anyhow::ensure!(left.allocations == 1, "one allocation waits: {left:?}");
+    let before = Moved::of(host).await?;
+    anyhow::ensure!(before.allocations == 1, "the first one was posted: {before:?}");
+    assert_eq!(before.allocated_uj, before.idle_uj, "{before:?}");
+
+    host.start("standard", None).await?;
+    let mut after = Moved::of(host).await?;
+    for _ in 0..500 {
+        // Between a window's end and its sealing an allocation may pass it by, and the next one cites it.
+        if after.allocations >= 4 && after.allocated_uj == after.idle_uj {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        after = Moved::of(host).await?;
+    }
+    assert!(
+        after.allocations >= 4 && after.allocated_uj == after.idle_uj,
+        "all of what stood idle and no more: {after:?}"
+    );
+    assert!(after.allocated_uj > before.allocated_uj);
+    let check = host.client(Some(&key))?.get("/api/v1/ledger/check").await?;
+    let check = check.expect(200)?;
+    for zero in ["gap_uj", "breaks", "mismatches", "chain_breaks"] {
+        assert_eq!(check[zero], 0, "{zero}: {check}");
+    }
+    host.terminate().await
 }

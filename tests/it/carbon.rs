@@ -1,7 +1,10 @@
 //! Carbon and water: what calls were worth by what was known when, and to each its own.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use tests::client::problem;
 use tests::host::Tenant;
 use tests::{Client, TestHost};
@@ -306,6 +309,59 @@ async fn what_does_not_fit_is_named() -> anyhow::Result<()> {
         .await?
         .expect(201)?;
     host.finish().await
+}
+
+/// A month of days whose sums no column holds keeps no other day from its valuation.
+#[tokio::test(flavor = "multi_thread")]
+async fn days_that_cannot_be_valued_are_left_out() -> anyhow::Result<()> {
+    let host = TestHost::start_with(&SITED).await?;
+    learnt(&host).await?;
+    let tenant = called(&host, "acacia").await?;
+    let today = wattle::flow::worth::day(host.app.clock.now());
+    let good = today - time::Duration::days(5);
+    let bad: BTreeSet<_> = (10..41).map(|ago| today - time::Duration::days(ago)).collect();
+    let most = i64::MAX;
+    let mut hours = vec![(good, 1_000)];
+    for day in &bad {
+        hours.extend([(*day, most), (*day + time::Duration::HOUR, most)]);
+    }
+    let mut owner = sqlx::PgConnection::connect(&host.owner_url).await?;
+    for (hour, energy_uj) in hours {
+        sqlx::query(
+            "insert into usage_hour (hour, node, tenant, deployment, kind, outcome, calls, lines, lines_unmetered,
+                 fuel, cpu_ns, model_ns, bytes_in, bytes_out, energy_uj)
+             values ($1, $2, $3, 'echo', 'infer', 'ok', 1, 1, 0, 1, 1, 0, 0, 0, $4)",
+        )
+        .bind(hour)
+        .bind(host.app.node.0)
+        .bind(tenant.id.parse::<uuid::Uuid>()?)
+        .bind(energy_uj)
+        .execute(&mut owner)
+        .await?;
+    }
+    let valued = async || -> anyhow::Result<Vec<Value>> {
+        let (rows, _) = host.admin.pages("/api/v1/ledger/valuations", 50).await?;
+        Ok(rows.into_iter().map(|row| row["day"].clone()).collect())
+    };
+    let mut failed = BTreeSet::new();
+    // As many as one pass takes, and the earliest first.
+    wattle::flow::carbon::restate(&host.app, &mut failed).await?;
+    assert_eq!(failed, bad);
+    assert_eq!(
+        valued().await?,
+        Vec::<Value>::new(),
+        "the good one waits behind them"
+    );
+    wattle::flow::carbon::restate(&host.app, &mut failed).await?;
+    assert_eq!(failed, bad);
+    assert_eq!(valued().await?, [json!(good.format(&Rfc3339)?)]);
+    // Of these days there are no receipts.
+    let findings = host.audit().await?;
+    ensure!(
+        findings.len() == 1 && findings[0].contains("hours of usage"),
+        "{findings:?}"
+    );
+    Ok(())
 }
 
 /// What an operator's own file says is known soon after the start, and a wrong file keeps nothing else away.

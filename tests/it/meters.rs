@@ -16,7 +16,7 @@ use tests::{Client, guests};
 const ONE_SOCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/powercap/one-socket");
 
 /// Who reads sees the whole number, old or new.
-fn put(path: &Path, text: &str) -> std::io::Result<()> {
+pub fn put(path: &Path, text: &str) -> std::io::Result<()> {
     let draft = path.with_extension("draft");
     fs::write(&draft, text)?;
     fs::rename(draft, path)
@@ -150,9 +150,12 @@ async fn a_machine_is_billed_by_its_counters_and_nobody_by_a_bad_one() -> anyhow
     put(&plug, "5000000\n")?;
     let mut host = HostProcess::new()?;
     let sys = machine.sys.path().display().to_string();
+    let wall = folder.path().join("wall");
+    put(&wall, "40\n")?;
     let meter = format!(
-        "box={}?unit=uj&max_w=500&covers=apart&still_s=3600",
-        plug.display()
+        "box={}?unit=uj&max_w=500&covers=apart&still_s=3600;wall={}?unit=w&max_w=500&covers=machine",
+        plug.display(),
+        wall.display()
     );
     host.add_flags(&["--meter-sys", &sys, "--meter-files", &meter]);
     ensure!(host.start("standard", None).await?, "{}", host.log_tail());
@@ -187,6 +190,7 @@ async fn a_machine_is_billed_by_its_counters_and_nobody_by_a_bad_one() -> anyhow
     };
     assert!(verdict("root") == 3 && verdict("left") >= 2, "{meters}");
     assert!(called(&manager).await?["energy_uj"].as_u64().context("energy")? > 0);
+    beside_the_wall(&admin, &host).await?;
 
     for (fault, code, spoil) in ends(&plug) {
         let (before, logged) = (until(&admin, "box", None).await?, said(&host, code));
@@ -246,6 +250,41 @@ async fn a_machine_is_billed_by_its_counters_and_nobody_by_a_bad_one() -> anyhow
         assert!(page.contains(series), "no {series} in\n{page}");
     }
     host.terminate().await
+}
+
+/// Package and memory, without the box that is apart, are held against the meter of the whole machine: 25 W of 40 W,
+/// or less where the machine that plays them is late.
+async fn beside_the_wall(admin: &Client, host: &HostProcess) -> anyhow::Result<()> {
+    let mut compared = Value::Null;
+    for _ in 0..500 {
+        let meters = admin.get("/api/v1/ledger/meters").await?.expect(200)?;
+        assert!(
+            root(&meters, "wall").is_some_and(|wall| wall["calibrates"] == true),
+            "{meters}"
+        );
+        compared = meters["comparison"].clone();
+        if !compared.is_null() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        (&compared["wall"], &compared["exceeds"]),
+        (&json!("wall"), &json!(false))
+    );
+    let ratio = compared["ratio_ppm"].as_u64().context("a ratio")?;
+    assert!((100_000..800_000).contains(&ratio), "{compared}");
+    let watts = compared["wall_uw"].as_u64().context("watts")?;
+    assert!(watts.abs_diff(40_000_000) < 100_000, "{compared}");
+    let request = host.ops()?.request(reqwest::Method::GET, "/metrics");
+    let page = request.send().await?.text().await?;
+    for series in [
+        "wattle_meter_roots_to_wall_ratio{wall=\"wall\"} 0.",
+        "wattle_meter_roots_exceed_wall{wall=\"wall\"} 0",
+    ] {
+        assert!(page.contains(series), "no {series} in\n{page}");
+    }
+    Ok(())
 }
 
 /// How often the log has a code.

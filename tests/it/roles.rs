@@ -72,6 +72,18 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/ledger/factors", AUDIT),
     ("POST", "/api/v1/ledger/factors", BILL),
     ("GET", "/api/v1/ledger/valuations", USAGE),
+    ("GET", "/api/v1/ledger/corrections", USAGE),
+    ("POST", "/api/v1/ledger/corrections", ADMIN),
+    ("GET", "/api/v1/ledger/periods", AUDIT),
+    ("POST", "/api/v1/ledger/periods/{month}/close", BILL),
+    ("GET", "/api/v1/ledger/periods/{month}/export", USAGE),
+    ("GET", "/api/v1/ledger/statements", USAGE),
+    ("GET", "/api/v1/ledger/statements/{month}", USAGE),
+    ("GET", "/api/v1/ledger/charges", USAGE),
+    ("GET", "/api/v1/plans", USAGE),
+    ("POST", "/api/v1/plans", ADMIN),
+    ("GET", "/api/v1/nodes", AUDIT),
+    ("POST", "/api/v1/nodes/{id}/lost", ADMIN),
     ("GET", "/v2", ANYONE),
     ("GET", "/v2/health/live", ANYONE),
     ("GET", "/v2/health/ready", ANYONE),
@@ -148,7 +160,8 @@ async fn mark(caller: &Client, method: &str, path: &str) -> anyhow::Result<char>
         .replace("{name}", "nothing")
         .replace("{number}", "1")
         .replace("{version}", "1")
-        .replace("{revision}", "1");
+        .replace("{revision}", "1")
+        .replace("{month}", "1970-01");
     let path = path.replace("{id}", "00000000-0000-7000-8000-000000000000");
     ensure!(!path.contains('{'), "say what stands in {path}");
     let mut request = caller.request(Method::from_bytes(method.as_bytes())?, &path);

@@ -40,6 +40,12 @@ pub async fn ledger(app: &Arc<App>) -> anyhow::Result<Vec<String>> {
             "{usage_mismatches} hours of usage are not what their lines sum up to"
         ));
     }
+    let correction_mismatches = tx.correction_mismatches().await?;
+    if correction_mismatches > 0 {
+        findings.push(format!(
+            "{correction_mismatches} corrections are not what was asked for"
+        ));
+    }
     let mut cut = Cut::first(500);
     loop {
         let page = tx.windows(&cut).await?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -12,10 +13,12 @@ use inference::WorkerOptions;
 use runtime::{CompilerCommand, Failure, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use wattle::app::{App, Ground, Tasks};
-use wattle::clock::SystemClock;
+use wattle::clock::{Clock, SystemClock};
 use wattle::config::ServeArgs;
 use wattle::flow::invoke::Encoding;
 use wattle::http;
@@ -34,11 +37,36 @@ pub struct TestHost {
     pub ops: Client,
     /// The scripted meter.
     pub meter: ScriptHandle,
+    /// The host's wall clock.
+    pub clock: Arc<ShiftedClock>,
     backend: &'static str,
     database: String,
     data: tempfile::TempDir,
     tasks: Tasks,
     stop: CancellationToken,
+}
+
+/// The machine's clock, set forward by as much as a test says: a month passes at once.
+#[derive(Debug, Default)]
+pub struct ShiftedClock(AtomicI64);
+
+impl ShiftedClock {
+    /// Sets it forward until it shows `at`.
+    pub fn set_forward_to(&self, at: OffsetDateTime) {
+        let ahead_us = (at - SystemClock.now()).whole_microseconds();
+        self.0
+            .fetch_max(i64::try_from(ahead_us).unwrap_or(i64::MAX), Relaxed);
+    }
+}
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> OffsetDateTime {
+        SystemClock.now() + time::Duration::microseconds(self.0.load(Relaxed))
+    }
+
+    fn mint(&self) -> Uuid {
+        SystemClock.mint()
+    }
 }
 
 /// A tenant with a client for each of its roles.
@@ -93,21 +121,33 @@ impl TestHost {
 
     /// A host with more flags.
     pub async fn start_with(more: &[&str]) -> anyhow::Result<Self> {
-        Self::start_on(guests::graph_worker()?, more).await
+        Self::start_on(guests::graph_worker()?, more, ShiftedClock::default()).await
+    }
+
+    /// A host whose clock shows `at` when it starts, which is still to come.
+    pub async fn start_at(at: OffsetDateTime, more: &[&str]) -> anyhow::Result<Self> {
+        let clock = ShiftedClock::default();
+        clock.set_forward_to(at);
+        Self::start_on(guests::graph_worker()?, more, clock).await
     }
 
     /// A host with ONNX Runtime, which its tenants' deployments ask for.
     pub async fn start_with_onnxruntime() -> anyhow::Result<Self> {
         let mut worker = guests::graph_worker()?;
         worker.onnxruntime = Some(guests::onnxruntime(&worker).await?);
-        let host = Self::start_on(worker, &[]).await?;
+        let host = Self::start_on(worker, &[], ShiftedClock::default()).await?;
         Ok(Self {
             backend: "onnxruntime",
             ..host
         })
     }
 
-    async fn start_on(graph_worker: WorkerOptions, more: &[&str]) -> anyhow::Result<Self> {
+    async fn start_on(
+        graph_worker: WorkerOptions,
+        more: &[&str],
+        clock: ShiftedClock,
+    ) -> anyhow::Result<Self> {
+        let clock = Arc::new(clock);
         let cluster = tokio::task::spawn_blocking(cluster::shared_cluster).await??;
         let database = cluster::fresh_database_name();
         let mut owner = sqlx::PgConnection::connect(&cluster.url(postgres::OWNER_ROLE, "postgres")).await?;
@@ -121,7 +161,7 @@ impl TestHost {
         let (meter, script) = ScriptedMeter::new(format!("scripted-{database}"));
         let postmaster = cluster.clone();
         let ground = Ground {
-            clock: Arc::new(SystemClock),
+            clock: clock.clone(),
             meters: only(meter),
             probe: ActivityProbe::new(move || postmaster.postmaster_pid()),
             db: db::Db::open(&owner_url, &run_url, &db::Options::default()).await?,
@@ -152,6 +192,7 @@ impl TestHost {
             owner_url,
             ops,
             meter: script,
+            clock,
             backend: "auto",
             database,
             data,

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use domain::posting::{Posting, PostingKind};
 use journal::Journal;
 use postgres::Cluster;
 use rustix::process::{Pid, Signal, kill_process};
@@ -42,6 +43,8 @@ struct Running {
 pub struct Left {
     /// Sealed postings.
     pub undrained: usize,
+    /// Those of them that are allocations.
+    pub allocations: usize,
     /// Slices of the open window.
     pub slices: usize,
     /// Calls that no slice has claimed.
@@ -124,6 +127,21 @@ impl HostProcess {
             }
             Some(status) => bail!("the host ended with {status} before it was ready"),
         }
+    }
+
+    /// Runs `wattle calibrate` on the data directory and the meters of the host.
+    pub async fn calibrate(&self, args: &[&str]) -> anyhow::Result<std::process::Output> {
+        let mut command = tokio::process::Command::new(guests::wattle()?);
+        command
+            .arg("calibrate")
+            .args(args)
+            .args(["--meter-idle-w", "40", "--meter-max-w", "120"])
+            .args(["--meter-root", &self.meter_root])
+            .arg("--data")
+            .arg(self.data.path())
+            .args(&self.flags)
+            .env_clear();
+        Ok(command.output().await?)
     }
 
     /// Waits until the host is ready, or gives how it ended instead.
@@ -289,8 +307,10 @@ impl HostProcess {
         let options = wattle::app::journal_options(&crate::host::flags(self.data(), &[])?);
         let (_journal, recovered) = Journal::open(copy.path(), options)?;
         let unsealed = recovered.unsealed.as_ref();
+        let is_allocation = |posting: &&Posting| posting.kind == PostingKind::Allocation;
         Ok(Left {
             undrained: recovered.undrained.len(),
+            allocations: recovered.undrained.iter().filter(is_allocation).count(),
             slices: unsealed.map_or(0, |unsealed| unsealed.slices.len()),
             finished: unsealed.map_or(0, |unsealed| unsealed.finished.len()),
         })

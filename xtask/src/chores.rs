@@ -66,7 +66,7 @@ pub fn demo(keep: bool) -> Result<ExitCode> {
 /// Measures what the bench `name` in `tests/bench` measures, under the one profile.
 pub fn bench(name: &str, more: &[String]) -> Result<()> {
     // It calls no host: nothing but the bench itself is built.
-    if name == "attribution" {
+    if matches!(name, "attribution" | "ledger") {
         let bench = "bench --quiet --profile dev --workspace --bench attribution --";
         return run(cargo(bench).args(more));
     }

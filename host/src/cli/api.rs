@@ -124,6 +124,8 @@ pub struct LedgerCheck {
     pub usage_mismatches: u64,
     /// Postings that do not name the hash of the one before them.
     pub chain_breaks: u64,
+    /// Postings of corrections that are not what was asked for.
+    pub correction_mismatches: u64,
     /// Sealed windows.
     pub windows: u64,
     /// Energy that nobody could be given.

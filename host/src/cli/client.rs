@@ -152,6 +152,17 @@ impl Client {
         read(path, self.send(self.request(Method::GET, path, &given)?).await?).await
     }
 
+    /// The bytes that `path` answers to a query of those that have a value.
+    pub async fn fetch(&self, path: &str, query: &[(&str, Option<String>)]) -> anyhow::Result<Bytes> {
+        let given = query
+            .iter()
+            .filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+        let given: Vec<_> = given.collect();
+        let reply = self.send(self.request(Method::GET, path, &given)?).await?;
+        let bytes = reply.bytes().await;
+        Ok(bytes.map_err(|error| unreachable(self.url(), &error))?)
+    }
+
     /// A page of the items at `path`, and the cursor of the next if there is one.
     pub async fn page(
         &self,

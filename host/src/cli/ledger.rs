@@ -167,6 +167,10 @@ pub fn faults(check: &LedgerCheck) -> Vec<String> {
             check.chain_breaks,
             "postings do not name the hash of the one before",
         ),
+        (
+            check.correction_mismatches,
+            "corrections are not what was asked for",
+        ),
     ] {
         if count != 0 {
             faults.push(format!("{count} {what}"));
@@ -250,8 +254,8 @@ mod tests {
 
     fn check(change: impl FnOnce(&mut LedgerCheck)) -> LedgerCheck {
         let mut check = serde_json::from_value(json!({
-            "gap_uj": 0, "breaks": 0, "mismatches": 0, "usage_mismatches": 0, "chain_breaks": 0, "windows": 3,
-            "unattributed_uj": 0, "energy_uj": 90, "fuel": 5, "meter": "modelled",
+            "gap_uj": 0, "breaks": 0, "mismatches": 0, "usage_mismatches": 0, "chain_breaks": 0,
+            "correction_mismatches": 0, "windows": 3, "unattributed_uj": 0, "energy_uj": 90, "fuel": 5, "meter": "modelled",
             "roots": [{"node": "n", "root": "modelled", "boot_id": "b", "start_uj": 10, "end_uj": 100,
                        "transfers_uj": 90, "provenance": "modelled"}],
             "tenants": [{"tenant": "t", "receipts_uj": 40, "dynamic_uj": 40,
@@ -265,12 +269,13 @@ mod tests {
     #[test]
     fn any_difference_is_named() {
         assert!(faults(&check(|_| {})).is_empty());
-        let changes: [fn(&mut LedgerCheck); 10] = [
+        let changes: [fn(&mut LedgerCheck); 11] = [
             |check| check.gap_uj = 1,
             |check| check.breaks = 1,
             |check| check.mismatches = 1,
             |check| check.usage_mismatches = 1,
             |check| check.chain_breaks = 1,
+            |check| check.correction_mismatches = 1,
             |check| check.roots[0].end_uj += 1,
             |check| check.roots[0].transfers_uj -= 1,
             |check| check.tenants[0].receipts_uj -= 1,

@@ -119,7 +119,28 @@ fn roots(meters: &Value) -> anyhow::Result<()> {
             state.to_owned(),
         ]);
     }
-    Ok(say(table.trim_fmt())?)
+    say(table.trim_fmt())?;
+    if let Some(line) = comparison(&meters["comparison"]) {
+        say(line)?;
+    }
+    Ok(())
+}
+
+/// The roots beside the meter of the whole machine.
+fn comparison(compared: &Value) -> Option<String> {
+    let figure = |key: &str| compared[key].as_u64();
+    let percent = |ppm: u64| ppm.div_ceil(10_000);
+    let line = format!(
+        "the roots say {} % (±{}) of what '{}' measures of the whole machine, over {} s",
+        percent(figure("ratio_ppm")?),
+        percent(figure("band_ppm")?),
+        text(&compared["wall"]),
+        figure("span_ms")? / 1_000
+    );
+    Some(match compared["exceeds"].as_bool() {
+        Some(true) => format!("{line}: too much, a joule is counted twice or a meter is off"),
+        _ => line,
+    })
 }
 
 fn candidates(meters: &Value) -> anyhow::Result<()> {
@@ -200,5 +221,19 @@ mod tests {
             window(&json!({ "span_ms": 0, "energy_uj": {} })),
             ["no window is sealed yet"]
         );
+    }
+
+    #[test]
+    fn the_roots_are_set_beside_the_whole_machine() {
+        assert_eq!(comparison(&Value::Null), None);
+        let compared = |exceeds: bool| {
+            let (ratio, band) = (740_000, 102_000);
+            comparison(&json!({
+                "wall": "plug", "span_ms": 60_500, "ratio_ppm": ratio, "band_ppm": band, "exceeds": exceeds,
+            }))
+        };
+        let line = "the roots say 74 % (±11) of what 'plug' measures of the whole machine, over 60 s";
+        assert_eq!(compared(false).as_deref(), Some(line));
+        assert!(compared(true).is_some_and(|line| line.contains("counted twice")));
     }
 }

@@ -1,12 +1,14 @@
-//! The command line: a file per subcommand, all but `new`, `serve`, `doctor`, `config`, `key recover` and
-//! `receipt verify` over the public HTTP API.
+//! The command line: a file per subcommand, all but `new`, `serve`, `calibrate`, `doctor`, `config`,
+//! `key recover` and `receipt verify` over the public HTTP API.
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
 mod api;
 mod audit;
 mod bench;
+mod billing;
 mod body;
+mod calibrate;
 mod carbon;
 mod client;
 mod completions;
@@ -84,6 +86,8 @@ pub struct Common {
 pub enum Command {
     /// Run the host until SIGTERM.
     Serve(Box<ServeCommand>),
+    /// Run known loads for a minute and learn from the meters what use costs here; no host may run meanwhile.
+    Calibrate(calibrate::CalibrateArgs),
     /// Check or show what `serve` would be told by its file and its environment.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -119,6 +123,9 @@ pub enum Command {
     /// What energy was worth in carbon and water, and the factors behind it.
     #[command(subcommand)]
     Carbon(carbon::CarbonCommand),
+    /// What use costs: price plans, corrections, months that close, statements and exports.
+    #[command(subcommand)]
+    Billing(billing::BillingCommand),
     /// Who did what.
     Audit(audit::AuditArgs),
     /// The books: joules and fuel by account, and whether they balance.
@@ -155,13 +162,15 @@ pub fn parse(args: &[OsString]) -> Result<Cli, ConfigErrors> {
     let path = match &cli.command {
         Command::Serve(serve) => &serve.path,
         Command::Doctor(doctor) => &doctor.path,
+        Command::Calibrate(calibrate) => &calibrate.path,
         _ => return Ok(cli),
     };
     let Some(path) = &path.config else {
         return Ok(cli);
     };
     let file = ConfigFile::read(path)?;
-    let command = ["serve", "doctor"].iter().fold(Cli::command(), |command, name| {
+    let told = ["serve", "doctor", "calibrate"];
+    let command = told.iter().fold(Cli::command(), |command, name| {
         command.mut_subcommand(name, |serve| file.behind(serve))
     });
     let matches = command.get_matches_from(args);
@@ -193,6 +202,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match command {
         Command::New(args) => new::run(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => crate::serve(args.serve).map(|()| ExitCode::SUCCESS),
+        Command::Calibrate(args) => calibrate::run(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::Config(command) => config::run(&command, common.json),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::CompileChild => {
@@ -229,10 +239,12 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         Command::Invoke(args) => invoke::run(args, &client, common.json).await?,
         Command::Usage(args) => usage::run(args, &client, common.json).await?,
         Command::Carbon(command) => carbon::run(command, &client, common.json).await?,
+        Command::Billing(command) => billing::run(command, &client, common.json).await?,
         Command::Audit(args) => audit::run(args, &client, common.json).await?,
         Command::Bench(args) => bench::run(args, &common).await?,
         // `dispatch` has taken them.
         Command::Serve(_)
+        | Command::Calibrate(_)
         | Command::Config(_)
         | Command::Completions(_)
         | Command::New(_)

@@ -14,6 +14,11 @@ pub fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
+/// Writes bytes to standard output as they are.
+pub fn write_all(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(bytes)
+}
+
 /// Writes `value` as indented JSON.
 pub fn say_json(value: &Value) -> anyhow::Result<()> {
     Ok(say(serde_json::to_string_pretty(value)?)?)

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use domain::TenantId;
 use domain::allocation::{Allocation, Reserved};
+use energy::Machine;
 use time::OffsetDateTime;
 
 use super::worth::hour;
@@ -63,9 +64,12 @@ impl Reservations {
 
 /// Looks every minute, until the task is aborted, and gives what is to be allocated to whoever seals.
 pub async fn run(app: Arc<App>) {
+    let often = app.config.allocate_every_ms.map(Duration::from_millis);
     loop {
-        tokio::time::sleep(LOOK).await;
-        match due(&app, hour(app.clock.now() - SETTLED)).await {
+        tokio::time::sleep(often.unwrap_or(LOOK)).await;
+        let now = app.clock.now();
+        let settled = often.map_or_else(|| hour(now - SETTLED), |_| now);
+        match due(&app, settled).await {
             Ok(Some(allocation)) => {
                 let to = allocation.to;
                 if app.allocations.send(allocation).await.is_err() {
@@ -99,7 +103,7 @@ pub async fn due(app: &App, settled: OffsetDateTime) -> Result<Option<Allocation
     let cited = tx.idle_of_windows(app.node, &done, to).await?;
     let seconds = u64::try_from((to - from).whole_seconds()).unwrap_or_default();
     let capacity = Reserved {
-        byte_seconds: memory_bytes(Path::new("/proc/meminfo")).saturating_mul(seconds),
+        byte_seconds: memory_bytes().saturating_mul(seconds),
         place_seconds: 0,
     };
     Ok(Some(Allocation {
@@ -112,11 +116,8 @@ pub async fn due(app: &App, settled: OffsetDateTime) -> Result<Option<Allocation
 }
 
 /// The machine's memory; 0 where it is not known: then nobody's part can be told, and all stays with the platform.
-fn memory_bytes(meminfo: &Path) -> u64 {
-    let text = std::fs::read_to_string(meminfo).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap_or_default().saturating_mul(1_024)
+fn memory_bytes() -> u64 {
+    Machine::read(Path::new("/proc")).map_or(0, |machine| machine.memory_bytes)
 }
 
 #[cfg(test)]
@@ -140,11 +141,5 @@ mod tests {
         assert_eq!([until(0), until(1), until(2)], [0, 2_000, 3_000]);
         reservations.forget(start + time::Duration::hours(1));
         assert_eq!([until(1), until(2)], [0, 1_000]);
-    }
-
-    #[test]
-    fn the_machine_says_how_much_memory_it_has() {
-        assert!(memory_bytes(Path::new("/proc/meminfo")) > 1 << 20);
-        assert_eq!(memory_bytes(Path::new("/nowhere")), 0);
     }
 }

@@ -200,7 +200,7 @@ async fn keep(app: &App, factors: &[Factor]) -> Result<u64, Error> {
 
 /// Values the days of this node that need it. One that cannot be valued goes to `failed` and is left out from then on:
 /// the same use and factors would fail again, and keep the days after it waiting.
-async fn restate(app: &App, failed: &mut BTreeSet<OffsetDateTime>) -> Result<(), Error> {
+pub async fn restate(app: &App, failed: &mut BTreeSet<OffsetDateTime>) -> Result<(), Error> {
     let settled = super::worth::day(app.clock.now() - SETTLED);
     let skip: Vec<_> = failed.iter().copied().collect();
     let mut tx = app.db.billing_tx().await?;
@@ -284,6 +284,23 @@ mod tests {
         assert_eq!(wait(&Ok(())), PERIOD);
         assert_eq!(wait(&Err(Error::Internal)), PERIOD);
         assert_eq!(wait(&Err(Error::Db(DbError::NotFound("x")))), PERIOD);
+    }
+
+    #[tokio::test]
+    async fn while_postgres_is_away_it_is_tried_every_five_minutes() {
+        // Nobody listens there.
+        let nowhere = "postgres://nobody@127.0.0.1:1/nothing";
+        let away = db::Db::open(nowhere, nowhere, &db::Options::default())
+            .await
+            .unwrap_err();
+        assert!(matches!(away, DbError::Unavailable(_)), "{away:?}");
+        let passed = guarded(async { Err(Error::Db(away)) }).await;
+        assert_eq!(wait(&passed), Duration::from_secs(300));
+        // A step that finds it away ends the pass: the others would find the same.
+        assert!(matches!(
+            alone(passed, "x"),
+            Err(Error::Db(DbError::Unavailable(_)))
+        ));
     }
 
     #[test]

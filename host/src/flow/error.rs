@@ -194,6 +194,12 @@ pub enum Error {
         /// The most rows.
         limit: u32,
     },
+    /// A month that cannot be closed, or is.
+    #[error(transparent)]
+    Period(#[from] super::close::PeriodError),
+    /// A bill that cannot be counted.
+    #[error(transparent)]
+    Money(#[from] domain::billing::TooMuchMoney),
     /// The ledger cannot keep a record, so nothing is run.
     #[error(transparent)]
     Journal(#[from] journal::JournalError),

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::Usage;
-use domain::energy::Reading;
+use domain::calibrate::Calibration;
+use domain::energy::{Reading, Root};
 use domain::estimator::{Banded, Estimator, RootModel};
 use domain::posting::{Call, Slice};
 use domain::weights::RootWeights;
@@ -31,7 +32,11 @@ impl Learnt {
                 tracing::warn!(path = %path.display(), "what was learnt of the meters cannot be read: it is learnt again");
                 Estimator::default()
             }),
-            Err(_) => Estimator::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Estimator::default(),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "what was learnt of the meters cannot be read: it is learnt again");
+                Estimator::default()
+            }
         };
         Self {
             path,
@@ -40,17 +45,24 @@ impl Learnt {
         }
     }
 
-    /// Writes it down.
+    /// Writes it down; that it fails is said, and costs what was learnt since the last time.
     pub fn keep(&self) {
-        // Calls ask for their provisional figures meanwhile.
-        let estimator = self.estimator().clone();
-        let bytes = postcard::to_extend(&estimator, vec![VERSION]);
-        let kept = bytes
-            .map_err(std::io::Error::other)
-            .and_then(|bytes| secret_file::write(&self.path, &bytes));
-        if let Err(error) = kept {
+        if let Err(error) = self.write() {
             tracing::warn!(%error, "what was learnt of the meters could not be kept");
         }
+    }
+
+    /// Writes it down.
+    pub fn write(&self) -> std::io::Result<()> {
+        // Calls ask for their provisional figures meanwhile.
+        let estimator = self.estimator().clone();
+        let bytes = postcard::to_extend(&estimator, vec![VERSION]).map_err(std::io::Error::other)?;
+        secret_file::write(&self.path, &bytes)
+    }
+
+    /// Starts anew with `root`, from what known loads have shown of it.
+    pub fn calibrate(&self, root: &Root, calibration: &Calibration) {
+        self.estimator().calibrate(root, calibration);
     }
 
     /// Learns from a slice, or a part of one, and the readings before it.
@@ -97,7 +109,7 @@ fn decode(bytes: &[u8]) -> Option<Estimator> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::energy::{Activity, Provenance, Root};
+    use domain::energy::{Activity, Provenance};
     use time::OffsetDateTime;
 
     fn reading(at_s: u64) -> Reading {

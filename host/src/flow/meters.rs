@@ -6,11 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use domain::energy::{FaultKind, Reading};
 use energy::{Candidate, Metered};
 
+use super::compare::{Compared, Comparing};
+
 /// The meters as they are, and all that might have been one.
 pub struct Meters {
     candidates: Vec<Candidate>,
     description: String,
     roots: Mutex<BTreeMap<String, Seen>>,
+    comparing: Mutex<Comparing>,
 }
 
 /// A root as it was seen last.
@@ -33,6 +36,7 @@ impl Meters {
             candidates,
             description: described.join("; "),
             roots: Mutex::default(),
+            comparing: Mutex::default(),
         }
     }
 
@@ -56,8 +60,16 @@ impl Meters {
         self.seen().values().any(|seen| seen.calibrates)
     }
 
+    /// What the roots say together beside the meter of the whole machine, where there is one.
+    pub fn compared(&self) -> Option<Compared> {
+        self.comparing().compared().cloned()
+    }
+
     /// Takes in a look at all meters, and tells the operator what is new.
     pub fn note(&self, metered: &Metered) {
+        if let Some(news) = self.comparing().note(metered) {
+            tell(&news);
+        }
         let mut roots = self.seen();
         for (reading, calibrates) in metered
             .readings
@@ -93,8 +105,31 @@ impl Meters {
         }
     }
 
+    fn comparing(&self) -> MutexGuard<'_, Comparing> {
+        self.comparing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn seen(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
         self.roots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// That the parts take more than the whole, or no longer do.
+fn tell(news: &Compared) {
+    let (wall, percent) = (&news.wall, news.ratio_ppm / 10_000);
+    if news.exceeds {
+        tracing::warn!(
+            wall,
+            code = "meter_roots_exceed_wall",
+            "the roots say {percent} % of what '{wall}' measures of the whole machine: one of them is counted twice, \
+             is off, or is not behind that meter (`wattle meter list`)"
+        );
+    } else {
+        tracing::info!(
+            wall,
+            code = "meter_roots_within_wall",
+            "the roots say {percent} % of what '{wall}' measures of the whole machine: they fit again"
+        );
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use domain::Digest;
 use domain::allocation::Allocation;
+use domain::correction::Correction;
 use domain::energy::{Activity, FaultKind, MeterFault, Reading};
-use domain::posting::{Posting, Slice};
+use domain::posting::{Posting, PostingKind, Slice};
 use domain::window::Sealer;
 use energy::{ActivityProbe, Guarded, Metered};
 use journal::{JournalError, Record};
@@ -49,7 +50,17 @@ pub struct Seal {
     sealed: u64,
     /// The windows of the last allocation.
     allocated: HashSet<Digest>,
+    /// The corrections that this run of the host has sealed.
+    corrected: HashSet<Digest>,
     cut_at: Instant,
+}
+
+/// What moves between accounts without a meter, to be sealed between windows.
+pub struct Moves {
+    /// Idle energy that is allocated.
+    pub allocations: mpsc::Receiver<Allocation>,
+    /// Repairs.
+    pub corrections: mpsc::Receiver<Correction>,
 }
 
 /// Where the last part ended that was learnt from.
@@ -73,6 +84,7 @@ impl Seal {
             glanced: Glance::default(),
             sealed: 0,
             allocated: HashSet::new(),
+            corrected: HashSet::new(),
             cut_at: Instant::now(),
         }
     }
@@ -82,7 +94,7 @@ impl Seal {
         mut self,
         app: Arc<App>,
         postings: mpsc::UnboundedSender<Posting>,
-        mut allocations: mpsc::Receiver<Allocation>,
+        mut moves: Moves,
         stop: CancellationToken,
     ) {
         if app.config.unmetered {
@@ -96,8 +108,12 @@ impl Seal {
         loop {
             let stopping = tokio::select! {
                 _ = ticks.tick() => false,
-                Some(allocation) = allocations.recv() => {
+                Some(allocation) = moves.allocations.recv() => {
                     self.allocate(&app, &allocation, &postings).await;
+                    continue;
+                }
+                Some(correction) = moves.corrections.recv() => {
+                    self.correct(&app, &correction, &postings).await;
                     continue;
                 }
                 () = stop.cancelled() => true,
@@ -132,6 +148,19 @@ impl Seal {
         if cited.is_disjoint(&self.allocated) {
             let posting = self.sealer.allocate(allocation);
             self.allocated = cited;
+            send(app, posting, postings).await;
+        }
+    }
+
+    /// Seals a correction, unless this run has done so: its posting may be on its way to Postgres still.
+    async fn correct(
+        &mut self,
+        app: &App,
+        correction: &Correction,
+        postings: &mpsc::UnboundedSender<Posting>,
+    ) {
+        if self.corrected.insert(correction.digest()) {
+            let posting = self.sealer.correct(correction, app.clock.now());
             send(app, posting, postings).await;
         }
     }
@@ -300,7 +329,10 @@ async fn send(app: &App, posting: Posting, postings: &mpsc::UnboundedSender<Post
     }
     app.metrics.sealed(&posting);
     app.metrics.posting_queued();
-    fault::point("after-seal");
+    fault::point(match posting.kind {
+        PostingKind::Allocation => "after-allocation-seal",
+        PostingKind::Window | PostingKind::Correction => "after-seal",
+    });
     // The poster lives until this sender is dropped.
     let _ = postings.send(posting);
 }
@@ -318,12 +350,17 @@ async fn keep(app: &App, record: &Record) -> bool {
     true
 }
 
+/// The most postings of one transaction. When Postgres was away or the host was, many wait, and each commit is a
+/// wait for the disk.
+const TOGETHER: usize = 16;
+
 /// Brings postings to Postgres in their order, however long it is away, until the sender is dropped.
 ///
 /// A posting that Postgres refuses for what it says ends the posting for good: those after it chain on it.
 /// They stay in the journal, the host says so and serves on while there is room.
 pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>, give_up: CancellationToken) {
-    while let Some(posting) = postings.recv().await {
+    let mut waiting = Vec::new();
+    while postings.recv_many(&mut waiting, TOGETHER).await > 0 {
         if let Err(error) = app.journal.flush().await {
             // After a power cut the ledger must hold nothing that the journal lost, or the host would not start.
             tracing::error!(%error, "nothing is posted while the journal does not last");
@@ -331,61 +368,88 @@ pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>,
         }
         let posted = tokio::select! {
             biased;
-            posted = until_posted(&app, &posting, &postings) => posted,
+            posted = until_posted(&app, &waiting, &postings) => posted,
             () = give_up.cancelled() => {
-                tracing::warn!(left = postings.len() + 1, "postings stay in the journal for the next start");
+                let left = postings.len() + waiting.len();
+                tracing::warn!(left, "postings stay in the journal for the next start");
                 return;
             }
         };
-        if let Err(error) = posted {
-            let (node, epoch, seq) = (posting.node, posting.epoch, posting.seq);
-            let key = db::PostingKey { node, epoch, seq };
+        if let Err(Refused { key, error }) = posted {
             tracing::error!(%error, posting = %key, "the ledger refuses a posting: it and all after it stay in the journal");
             app.ledger_refused(format!("posting {key} is refused: {error}"));
             return;
         }
+        waiting.clear();
         app.metrics.postings_waiting(postings.len() as u64);
     }
 }
 
-/// Tries until Postgres takes the posting, or refuses it for what it says.
-async fn until_posted(
-    app: &App,
-    posting: &Posting,
-    behind: &mpsc::UnboundedReceiver<Posting>,
-) -> Result<(), db::DbError> {
-    app.metrics.postings_waiting(behind.len() as u64 + 1);
-    while let Err(error) = put(app, posting).await {
-        if !matches!(error, db::DbError::Unavailable(_)) {
-            return Err(error);
-        }
-        app.metrics.postings_waiting(behind.len() as u64 + 1);
-        tracing::warn!(%error, seq = posting.seq, "a posting waits for Postgres");
-        tokio::time::sleep(RETRY).await;
-    }
-    Ok(())
+/// A posting that Postgres does not take for what it says.
+struct Refused {
+    key: db::PostingKey,
+    error: db::DbError,
 }
 
-/// Inserts a posting, which adds nothing when it is there, and journals that it is drained.
-pub async fn put(app: &App, posting: &Posting) -> Result<(), db::DbError> {
+/// Tries until Postgres takes all postings, in one transaction, or refuses one for what it says: then one by one,
+/// so that those before it enter the ledger.
+async fn until_posted(
+    app: &App,
+    batch: &[Posting],
+    behind: &mpsc::UnboundedReceiver<Posting>,
+) -> Result<(), Refused> {
+    let waiting = || app.metrics.postings_waiting((behind.len() + batch.len()) as u64);
+    waiting();
+    loop {
+        let Err(error) = put(app, batch).await else {
+            return Ok(());
+        };
+        match (error, batch) {
+            (error @ db::DbError::Unavailable(_), _) => {
+                waiting();
+                let seq = batch.first().map(|posting| posting.seq);
+                tracing::warn!(%error, seq, "postings wait for Postgres");
+                tokio::time::sleep(RETRY).await;
+            }
+            (error, [posting]) => {
+                let (node, epoch, seq) = (posting.node, posting.epoch, posting.seq);
+                let key = db::PostingKey { node, epoch, seq };
+                return Err(Refused { key, error });
+            }
+            (_, many) => {
+                for posting in many {
+                    Box::pin(until_posted(app, std::slice::from_ref(posting), behind)).await?;
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Inserts postings, which adds nothing of those that are there, and journals that they are drained.
+async fn put(app: &App, postings: &[Posting]) -> Result<(), db::DbError> {
     let mut tx = app.db.writer_tx().await?;
-    tx.make_partitions(posting.to + PARTITIONS_AHEAD).await?;
-    tx.posting_insert(posting).await?;
+    for posting in postings {
+        tx.make_partitions(posting.to + PARTITIONS_AHEAD).await?;
+        tx.posting_insert(posting).await?;
+    }
     fault::point("inside-posting");
     tx.commit().await?;
     fault::point("after-commit");
-    app.live.posted(posting);
-    let drained = Record::Drained {
-        epoch: posting.epoch,
-        seq: posting.seq,
-    };
-    // A lost mark costs one insert that adds nothing at the next start.
-    app.journal
-        .append(&drained)
-        .await
-        .unwrap_or_else(|error: JournalError| {
-            tracing::warn!(%error, "a posting could not be marked as drained");
-        });
+    for posting in postings {
+        app.live.posted(posting);
+        let drained = Record::Drained {
+            epoch: posting.epoch,
+            seq: posting.seq,
+        };
+        // A lost mark costs one insert that adds nothing at the next start.
+        app.journal
+            .append(&drained)
+            .await
+            .unwrap_or_else(|error: JournalError| {
+                tracing::warn!(%error, "a posting could not be marked as drained");
+            });
+    }
     let now = app.clock.now();
     if let Err(error) = app.journal.prune(now).await {
         tracing::warn!(%error, "drained segments could not be removed");

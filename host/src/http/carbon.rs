@@ -26,7 +26,7 @@ use crate::flow::Error;
 use crate::flow::worth::{self, Groups, Place, Sum};
 
 /// Who sees everyone's.
-const EVERYONES: [Role; 3] = [Role::Admin, Role::Billing, Role::Auditor];
+pub(super) const EVERYONES: [Role; 3] = [Role::Admin, Role::Billing, Role::Auditor];
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -128,10 +128,8 @@ struct Worth {
 impl Worth {
     fn new(valued: Valued, lines: u64, lines_unmetered: u64) -> Self {
         let water = valued.water;
-        // Lines that were metered may have taken 0, and what was allocated has no lines.
-        let is_metered = lines > lines_unmetered || valued.energy_uj > 0;
         Self {
-            energy_uj: is_metered.then_some(valued.energy_uj),
+            energy_uj: valued.energy_uj,
             cpu_ns: valued.used_ns,
             lines,
             lines_unmetered,
@@ -407,25 +405,4 @@ async fn list_valuations(
         }
     };
     Ok(listing.page(rows))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn energy_that_no_reading_covers_is_null() {
-        for (lines, unmetered, energy_uj, expected) in [
-            (2, 2, 0, None),
-            (2, 1, 0, Some(0)),
-            (0, 0, 15, Some(15)),
-            (2, 2, 15, Some(15)),
-        ] {
-            let valued = Valued {
-                energy_uj,
-                ..domain::carbon::Valuation::default().valued().unwrap()
-            };
-            assert_eq!(Worth::new(valued, lines, unmetered).energy_uj, expected);
-        }
-    }
 }

@@ -75,6 +75,8 @@ struct Check {
     usage_mismatches: u64,
     /// Postings whose hash is not that of what stands in them, at most 100: 0 in a sound ledger.
     chain_breaks: usize,
+    /// Postings of corrections that are not what was asked for: 0 in a sound ledger.
+    correction_mismatches: u64,
     /// How many windows there are.
     windows: u64,
     /// Energy of all tenants, in microjoules.
@@ -181,6 +183,7 @@ async fn check_ledger(State(app): Shared, principal: Principal) -> Result<Json<C
     let mismatches = tx.receipt_mismatches(100).await?.len();
     let usage_mismatches = tx.usage_mismatches().await?;
     let chain_breaks = tx.chain_breaks(100).await?.len();
+    let correction_mismatches = tx.correction_mismatches().await?;
     Ok(Json(Check {
         // Gaps of different roots must not cancel out.
         gap_uj: gaps.iter().map(|gap| gap.gap_uj.unsigned_abs()).sum(),
@@ -188,6 +191,7 @@ async fn check_ledger(State(app): Shared, principal: Principal) -> Result<Json<C
         mismatches,
         usage_mismatches,
         chain_breaks,
+        correction_mismatches,
         windows: totals.windows,
         energy_uj: totals.energy_uj,
         unattributed_uj: totals.unattributed_uj,

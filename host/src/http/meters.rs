@@ -19,6 +19,7 @@ use super::refusals::Keyed;
 use super::{Shared, schema};
 use crate::app::App;
 use crate::flow::Error;
+use crate::flow::compare::Compared;
 use crate::flow::meters::Seen;
 use crate::metrics::LastWindow;
 
@@ -37,6 +38,8 @@ struct Meters {
     at: OffsetDateTime,
     /// What is read, by name.
     roots: Vec<MeterRoot>,
+    /// The roots beside the meter of the whole machine; null without one, or before there is enough to compare.
+    comparison: Option<WallComparison>,
     /// Where the last window's energy went.
     last_window: WindowShares,
     /// All that might have been a meter when the host started.
@@ -86,6 +89,51 @@ impl MeterRoot {
             floor_uw: reading.map(|reading| reading.floor_uw),
             calibrates: seen.calibrates,
             fault: seen.fault,
+        }
+    }
+}
+
+/// What the roots in the machine say together, beside what the whole machine takes: fans and the power supply's losses
+/// are in the whole alone.
+#[derive(Serialize, ToSchema)]
+struct WallComparison {
+    /// The root that measures the whole machine.
+    #[schema(example = "wall")]
+    wall: String,
+    /// Over how long, in milliseconds: the last minute, or less where that is not known.
+    span_ms: u64,
+    /// Mean power of all roots in the machine together, in microwatts.
+    roots_uw: u64,
+    /// Mean power of the whole machine, in microwatts.
+    wall_uw: u64,
+    /// The former in millionths of the latter.
+    ratio_ppm: u64,
+    /// By how much that may be off, as the meters state it: half its 95 % band, in millionths.
+    band_ppm: u64,
+    /// Whether the parts take more than the whole, beyond that, over a whole minute: a joule is counted twice, or a
+    /// meter is off.
+    exceeds: bool,
+}
+
+impl From<Compared> for WallComparison {
+    fn from(compared: Compared) -> Self {
+        let Compared {
+            wall,
+            span_ns,
+            roots_uw,
+            wall_uw,
+            ratio_ppm,
+            band_ppm,
+            exceeds,
+        } = compared;
+        Self {
+            wall,
+            span_ms: span_ns / 1_000_000,
+            roots_uw,
+            wall_uw,
+            ratio_ppm,
+            band_ppm,
+            exceeds,
         }
     }
 }
@@ -154,6 +202,7 @@ async fn get_meters(State(app): Shared, principal: Principal) -> Result<Json<Met
         node: app.node,
         at: app.clock.now(),
         roots: app.meters.roots().into_iter().map(MeterRoot::of).collect(),
+        comparison: app.meters.compared().map(WallComparison::from),
         last_window: app.metrics.last_window().into(),
         candidates: app.meters.candidates().iter().map(MeterCandidate::from).collect(),
     }))

@@ -5,11 +5,14 @@ mod auth;
 mod body;
 mod carbon;
 mod checkpoints;
+mod columnar;
 mod components;
+mod corrections;
 mod deployments;
 mod digested;
 mod extract;
 mod factors;
+mod focus;
 mod graphs;
 mod idempotency;
 mod json;
@@ -17,14 +20,18 @@ mod keys;
 mod ledger;
 mod listen;
 mod meters;
+mod nodes;
 mod openapi;
 mod ops;
 mod page;
+mod periods;
+mod plans;
 mod problem;
 mod proofs;
 mod receipts;
 mod refusals;
 mod schema;
+mod statements;
 mod tenants;
 mod tensors;
 mod tls;
@@ -104,6 +111,14 @@ fn spoken(uri: &Uri, problem: Problem) -> Response {
 /// A name from a path.
 fn named(text: &str) -> Result<domain::Name, Error> {
     text.parse().map_err(|error| Error::invalid("name", error))
+}
+
+/// Refuses a reason that says nothing or cannot be kept.
+fn reason(text: &str) -> Result<(), Error> {
+    let fits = (1..=500).contains(&text.chars().count()) && !text.contains(char::is_control);
+    let message = "say why in 1 to 500 characters, none of them a control character";
+    fits.then_some(())
+        .ok_or_else(|| Error::invalid("reason", message))
 }
 
 /// A whole list.

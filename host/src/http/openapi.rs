@@ -19,8 +19,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, carbon, checkpoints, components, deployments, factors, graphs, keys, ledger, meters, problem,
-    proofs, receipts, refusals, spoken, tenants, usage, v2, verify, weights,
+    audit, carbon, checkpoints, components, corrections, deployments, factors, graphs, keys, ledger, meters,
+    nodes, periods, plans, problem, proofs, receipts, refusals, spoken, statements, tenants, usage, v2,
+    verify, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -51,6 +52,7 @@ const PATH: &str = "/api/openapi.json";
         (name = "receipts", description = "What calls used and cost. For tenants."),
         (name = "usage", description = "What was used over time."),
         (name = "ledger", description = "The books. For admins, billing and auditors."),
+        (name = "billing", description = "What use costs: price plans, months that close, statements and exports."),
         (name = "audit", description = "Who did what."),
         (name = "about", description = "The API itself."),
     ),
@@ -87,6 +89,11 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(carbon::router())
         .merge(factors::router())
         .merge(ledger::router())
+        .merge(corrections::router())
+        .merge(plans::router())
+        .merge(nodes::router())
+        .merge(periods::router())
+        .merge(statements::router())
         .merge(checkpoints::router())
         .merge(verify::router())
         .merge(meters::router())

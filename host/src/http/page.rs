@@ -62,7 +62,7 @@ impl<K: Serialize + DeserializeOwned> Listing<K> {
         })
     }
 
-    /// The cursor of the part after the row with this key.
+    /// The cursor of what comes after `key` in this list.
     pub fn cursor(&self, key: &K) -> String {
         // A key consists of names, numbers and times, which always have a form in JSON.
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&(&self.name, key)).unwrap_or_default())

@@ -176,6 +176,7 @@ impl IntoResponse for Error {
 }
 
 impl From<Error> for Problem {
+    #[allow(clippy::too_many_lines, reason = "a table, read row by row")]
     fn from(error: Error) -> Self {
         use StatusCode as S;
         if let Error::Accepted { recorded, cause } = error {
@@ -238,6 +239,8 @@ impl From<Error> for Problem {
             Error::Accepted { .. } => problem(S::INTERNAL_SERVER_ERROR, "internal"),
             Error::Carbon(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
             Error::TooMuchUse { .. } => problem(S::UNPROCESSABLE_ENTITY, "too_much_use"),
+            Error::Period(inner) => problem(S::CONFLICT, inner.code()),
+            Error::Money(_) => problem(S::UNPROCESSABLE_ENTITY, "too_much_money"),
             Error::Journal(inner) => logged(S::SERVICE_UNAVAILABLE, inner.code(), &error),
             Error::Db(inner) => database(inner, &error),
             Error::Blob(_) => logged(S::SERVICE_UNAVAILABLE, "blob_store_unavailable", &error),

@@ -22,6 +22,21 @@ pub struct Name(String);
 #[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$", example = "DE")]
 pub struct Zone(String);
 
+/// A calendar month in UTC.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^[1-8][0-9]{3}-(0[1-9]|1[0-2])$", example = "2027-01")]
+pub struct Month(String);
+
+/// A currency of ISO 4217.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^[A-Z]{3}$", example = "EUR")]
+pub struct Currency(String);
+
+/// A price in the currency's major unit: a decimal from 0 to 1000000 with at most 12 digits behind the point.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^[0-9]{1,7}([.][0-9]{1,12})?$", example = "0.31")]
+pub struct Rate(String);
+
 /// The SHA-256 digest of an upload's bytes.
 #[derive(ToSchema)]
 #[schema(
@@ -106,6 +121,10 @@ words! {
     Action: db::Action::ALL.iter().map(|action| action.as_str());
     /// A unit of account: microjoules, or fuel.
     Unit: ["uj", "fuel"];
+    /// What a line of a statement is for: energy, fuel, memory, calls, a flat price, or carbon, which is only told.
+    Item: domain::billing::Item::ALL.iter().map(|item| item.as_str());
+    /// Whether a line is of the month's own use, or of what came late of a closed month or was corrected.
+    Class: ["usage", "correction"];
     /// Which plants a carbon intensity is of: all that feed the grid, or those that answer a change of load.
     Signal: domain::carbon::Signal::ALL.iter().map(|signal| signal.as_str());
     /// By which way of counting a carbon intensity is used: the grid's where the energy is used, or what is left of the
@@ -413,6 +432,8 @@ mod tests {
         all::<domain::energy::Provenance>(words::<super::Provenance>());
         all::<domain::energy::FaultKind>(words::<super::FaultKind>());
         all::<domain::weights::Feature>(words::<super::Feature>());
+        all::<domain::billing::Item>(words::<super::Item>());
+        all::<domain::billing::statement::Class>(words::<super::Class>());
         all::<domain::carbon::Signal>(words::<super::Signal>());
         all::<domain::carbon::Method>(words::<super::Method>());
     }

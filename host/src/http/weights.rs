@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use domain::energy::Provenance;
 use domain::estimator::{Banded, RootModel};
 use domain::weights::{Class, Feature};
 use domain::{Name, NodeId, TenantId};
@@ -57,6 +58,9 @@ struct RootWeights {
     root: String,
     /// The kind of its meter.
     kind: String,
+    /// How its readings come about: what is learnt of a model says no more than the model knew.
+    #[schema(value_type = schema::Provenance)]
+    provenance: Provenance,
     /// Slices, or parts of them, that it was learnt from.
     slices: u64,
     /// How far a slice is from what the weights say: one standard deviation in millionths of its dynamic power.
@@ -105,6 +109,7 @@ impl From<RootModel> for RootWeights {
         Self {
             root: model.root.name,
             kind: model.root.kind,
+            provenance: model.root.provenance,
             slices: model.slices,
             noise_ppm: model.noise_ppm,
             floor_uw: model.floor_uw.into(),

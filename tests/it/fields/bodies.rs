@@ -18,6 +18,8 @@ async fn bodies_that_are_no_object() -> anyhow::Result<()> {
         (&host.admin, Method::POST, "/api/v1/tenants"),
         (&host.admin, Method::PATCH, change.as_str()),
         (&host.admin, Method::POST, "/api/v1/keys"),
+        (&host.admin, Method::POST, "/api/v1/plans"),
+        (&host.admin, Method::POST, "/api/v1/ledger/corrections"),
         (&tenant.manage, Method::POST, "/api/v1/deployments"),
         (&tenant.manage, Method::POST, "/api/v1/deployments/echo/releases"),
     ];

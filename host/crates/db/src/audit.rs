@@ -102,6 +102,16 @@ actions! {
     DeploymentHide = "deployment.hide",
     /// A carbon intensity is brought or revised.
     FactorAdd = "factor.add",
+    /// A price plan is made.
+    PlanCreate = "plan.create",
+    /// A node is declared lost.
+    NodeLose = "node.lose",
+    /// A correction is asked for.
+    CorrectionCreate = "correction.create",
+    /// A month is closed.
+    PeriodClose = "period.close",
+    /// A month's charges are exported.
+    PeriodExport = "period.export",
     /// The key that signs checkpoints is replaced.
     LedgerRotateKey = "ledger.rotate_key",
 }

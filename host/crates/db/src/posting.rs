@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use domain::energy::Root;
-use domain::posting::{Posting, PostingRoot, ReceiptLine, Transfer};
+use domain::posting::{Posting, PostingKind, PostingRoot, ReceiptLine, Transfer};
 use domain::{Digest, Epoch, NodeId, TenantId};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -146,6 +146,10 @@ impl WriterTx {
 
     async fn transfers_insert(&mut self, posting: &Posting, seq: i64) -> Result<(), DbError> {
         let columns = TransferColumns::of(&posting.transfers)?;
+        let cites = match posting.kind {
+            PostingKind::Correction => self.correction_cites(posting.input_digest).await?,
+            PostingKind::Window | PostingKind::Allocation => None,
+        };
         // Sorted, so that two nodes which add the same accounts cannot wait for each other.
         let accounts: BTreeSet<&String> = columns.credit.iter().chain(&columns.debit).collect();
         let accounts: Vec<&str> = accounts.into_iter().map(String::as_str).collect();
@@ -160,9 +164,9 @@ impl WriterTx {
         .await?;
         let done = sqlx::query!(
             "insert into transfer (at, node, epoch, seq, ordinal, credit, debit, root, unit, kind, tenant,
-                 deployment, release, amount)
+                 deployment, release, amount, cites)
              select $1::timestamptz, $2::uuid, $3::uuid, $4::bigint, t.ordinal, credit.id, debit.id, t.root,
-                 unit.id, t.kind, t.tenant, t.deployment, t.release, t.amount
+                 unit.id, t.kind, t.tenant, t.deployment, t.release, t.amount, $15::bytea
              from unnest($5::integer[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
                  $11::uuid[], $12::text[], $13::integer[], $14::bigint[])
                  as t (ordinal, credit, debit, root, unit, kind, tenant, deployment, release, amount)
@@ -182,7 +186,8 @@ impl WriterTx {
             &columns.tenant as &[Option<Uuid>],
             &columns.deployment as &[Option<String>],
             &columns.release as &[Option<i32>],
-            &columns.amount
+            &columns.amount,
+            cites.as_deref()
         )
         .execute(&mut *self.tx)
         .await?;

@@ -68,7 +68,7 @@ struct Row {
     as_of: OffsetDateTime,
     tenant: Uuid,
     deployment: Option<String>,
-    energy_uj: i64,
+    energy_uj: Option<i64>,
     cpu_ns: i64,
     lines: i64,
     lines_unmetered: i64,
@@ -106,6 +106,12 @@ impl Row {
         })
     }
 
+    /// The energy, if any was metered. Valuations of before that could be null say 0 where none was.
+    fn metered_uj(&self) -> Option<i64> {
+        let was_metered = |energy_uj: &i64| *energy_uj > 0 || self.lines > self.lines_unmetered;
+        self.energy_uj.filter(was_metered)
+    }
+
     fn valued(&self) -> Result<Valued, DbError> {
         let mut versions: Versions = from_json("valuation.versions", &self.versions)?;
         let mut figure = |name: &str, amount: Option<i64>, covered: i64, estimated: i64| {
@@ -126,7 +132,7 @@ impl Row {
             _ => None,
         };
         Ok(Valued {
-            energy_uj: load("valuation.energy_uj", self.energy_uj)?,
+            energy_uj: some(self.metered_uj(), |energy| load("valuation.energy_uj", energy))?,
             used_ns: load("valuation.cpu_ns", self.cpu_ns)?,
             location: figure(
                 "location",
@@ -211,7 +217,7 @@ impl WriterTx {
             *as_of,
             tenant.0,
             deployment.as_ref().map(Name::as_str),
-            column(valued.energy_uj)?,
+            some(valued.energy_uj, column)?,
             column(valued.used_ns)?,
             column(*lines)?,
             column(*lines_unmetered)?,
@@ -264,8 +270,8 @@ impl BillingTx {
         list(&mut self.tx, filter, cut).await
     }
 
-    /// Days in `[from, to)` on which a node was used, and that are not valued yet or rest on less than is known by
-    /// now: factors or sites were learnt, or receipts came late. The earliest first, at most `limit`, and none of
+    /// Days in `[from, to)` on which a node was used or something kept ready there, and that are not valued yet or rest
+    /// on less than is known by now: factors or sites were learnt, or receipts or idle energy came late. The earliest first, at most `limit`, and none of
     /// `skip`.
     pub async fn days_to_value(
         &mut self,
@@ -278,13 +284,25 @@ impl BillingTx {
         let days = sqlx::query_scalar!(
             r#"select used.day as "day!"
                from (
-                   select date_trunc('day', hour, 'UTC') as day, sum(lines) as lines
-                   from usage_hour
-                   where node = $1 and hour >= $2 and hour < $3
-                   group by 1
+                   select day, sum(lines) as lines, sum(energy_uj) as energy_uj
+                   from (
+                       -- As `carbon_use` has it, sums that no column holds included.
+                       select date_trunc('day', hour, 'UTC') as day, sum(lines) as lines,
+                           least(sum(energy_uj), 9223372036854775807) as energy_uj
+                       from usage_hour
+                       where node = $1 and hour >= $2 and hour < $3
+                       group by hour, tenant, deployment
+                       union all
+                       -- What is allocated at the end of a day is of that day.
+                       select date_trunc('day', at - interval '1 microsecond', 'UTC'), 0, amount
+                       from transfer
+                       where node = $1 and kind = 'allocation' and tenant is not null and at > $2 and at <= $3
+                           and unit = (select id from unit where code = 'uj')
+                   ) of_day
+                   group by day
                ) used
                left join lateral (
-                   select v.as_of, sum(v.lines) as lines
+                   select v.as_of, sum(v.lines) as lines, sum(v.energy_uj) as energy_uj
                    from valuation v
                    where v.day = used.day and v.node = $1
                    group by v.as_of
@@ -292,6 +310,7 @@ impl BillingTx {
                    limit 1
                ) newest on true
                where used.day <> all($5) and (newest.as_of is null or newest.lines <> used.lines
+                   or coalesce(newest.energy_uj, 0) <> coalesce(used.energy_uj, 0)
                    or exists (
                        select from site s
                        where s.node = $1 and s.known_at > newest.as_of and s.valid_from < used.day + interval '24 hours'

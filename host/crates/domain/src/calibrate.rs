@@ -7,8 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Usage;
+use crate::attribution::Span;
+use crate::energy::{Activity, Provenance, Root};
 use crate::estimator::{Banded, Z95};
-use crate::weights::{FEATURES, Features};
+use crate::weights::{FEATURES, Feature, Features, is_device};
 
 /// One load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,30 @@ pub struct Load {
     pub energy_uj: u64,
     /// How long it took, in nanoseconds.
     pub length_ns: u64,
+}
+
+impl Load {
+    /// What `root` metered in a span in which known loads used `used` and the machine was as active as `activity`
+    /// says.
+    ///
+    /// CPU time that no load used, this program's own and that of others, counts as a guest's: it comes as evenly
+    /// as the floor, and nobody could tell the two apart. A meter that computes from utilisation knows of CPU time
+    /// and of nothing else, so all of it is one feature there: anything more would only seem to be measured.
+    pub fn of(span: &Span, root: &Root, used: &Usage, activity: &Activity) -> Self {
+        let mut features = Features::of_usage(used, root);
+        if !is_device(root) {
+            let others_ns = activity.machine_ns.saturating_sub(used.total_cpu_ns());
+            features.absorb(&Features::of(Feature::Guest, others_ns));
+            if root.provenance != Provenance::Measured {
+                features = Features::of(Feature::Guest, features.time_ns());
+            }
+        }
+        Self {
+            features,
+            energy_uj: span.energy_uj,
+            length_ns: span.length_ns,
+        }
+    }
 }
 
 /// What loads have shown of one root.
@@ -298,6 +325,67 @@ mod tests {
             }
             assert_eq!(fit.weights[Feature::Busy as usize], None);
         }
+    }
+
+    #[test]
+    fn a_load_counts_everyone_and_a_model_sees_time_alone() {
+        let mut root = Root {
+            name: "package-0".into(),
+            kind: "rapl".into(),
+            provenance: Provenance::Measured,
+            uncertainty_ppm: 0,
+            model_version: 1,
+        };
+        let span = Span {
+            energy_uj: 7,
+            floor_uw: 0,
+            length_ns: SECOND,
+        };
+        let work = crate::Work {
+            graph: crate::Digest::of(b"graph"),
+            backend: "rten".into(),
+            device: "cpu".into(),
+            precision: "exact".into(),
+            runs: 1,
+            rows: 1,
+            cpu_ns: 30,
+            busy_ns: 0,
+        };
+        let used = Usage {
+            fuel: 5,
+            cpu_ns: 100,
+            bytes_in: 2,
+            bytes_out: 1,
+            work: vec![work],
+            ..Usage::default()
+        };
+        let activity = Activity {
+            machine_ns: 150,
+            host_ns: 140,
+            postgres_ns: 0,
+        };
+        let features = |root: &Root| Load::of(&span, root, &used, &activity).features.0;
+        assert_eq!(features(&root), [120, 30, 0, 0, 3, 5, 0]);
+        root.provenance = Provenance::Modelled;
+        assert_eq!(features(&root), [150, 0, 0, 0, 0, 0, 0]);
+        // A counter of ticks may be behind the threads' clocks: then there was nobody else.
+        root.provenance = Provenance::Measured;
+        let behind = Load::of(&span, &root, &used, &Activity::default());
+        assert_eq!(behind.features.0, [100, 30, 0, 0, 3, 5, 0]);
+        root.kind = "nvml".into();
+        assert_eq!(features(&root), [0; FEATURES]);
+    }
+
+    #[test]
+    fn what_the_meter_errs_by_is_in_the_band() {
+        let sure = Banded {
+            value: 1_000,
+            band: 30,
+        };
+        assert_eq!(sure.with_meter(0), sure);
+        // 1.96 · 2 % of 1,000, and 30.
+        let banded = sure.with_meter(20_000);
+        assert_eq!((banded.value, banded.band), (1_000, 50));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The canonical bytes that digests are taken over, and those digests.
 //!
 //! What is hashed begins with a byte for its kind (0 a receipt line, which is a Merkle leaf; 1 an inner
-//! node; 2 a window's inputs; 3 a posting; 4 an allocation's inputs; 16 a posting as a leaf of a checkpoint; 17 a
-//! node's head there; 18 a checkpoint; 19 a signing key's succession) and, save in nodes, the version of this encoding. Then come
+//! node; 2 a window's inputs; 3 a posting; 4 an allocation's inputs; 5 a correction; 16 a posting as a leaf of a
+//! checkpoint; 17 a node's head there; 18 a checkpoint; 19 a signing key's succession) and, save in nodes, the
+//! version of this encoding. Then come
 //! the fields in the order of the code below, without padding:
 //! - integers big-endian in their full width, and counts of lists and bytes of text as 64 bits before
 //!   the items: as Postgres sends them, so that SQL can rebuild the bytes;
@@ -24,6 +25,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::allocation::{Allocation, Reserved};
+use crate::correction::Correction;
 use crate::energy::{Reading, Root};
 use crate::posting::{Call, Finished, Posting, PostingRoot, ReceiptLine, Slice, Transfer};
 use crate::weights::{Class, RootWeights};
@@ -39,6 +41,7 @@ const FIRST: u8 = 1;
 const INPUTS: u8 = 2;
 const POSTING: u8 = 3;
 const ALLOCATION: u8 = 4;
+const CORRECTION: u8 = 5;
 
 /// What `checkpoint` and `signature` encode.
 pub(crate) const CHECKED_POSTING: u8 = 16;
@@ -269,6 +272,21 @@ pub fn allocation_digest(allocation: &Allocation) -> Digest {
         to.uuid(&tenant.0);
         to.reserved(reserved);
     });
+    Digest::of(&to.bytes)
+}
+
+/// The digest of a correction: all of it. Its amount is its 64 bits as they are, a sign first.
+pub fn correction_digest(correction: &Correction) -> Digest {
+    let mut to = Encoder::new(Some(CORRECTION), VERSION);
+    to.uuid(&correction.id);
+    to.time(correction.at);
+    to.uuid(&correction.tenant.0);
+    to.option(correction.deployment.as_ref(), |to, name| to.text(name.as_str()));
+    to.text(correction.unit.as_str());
+    to.u64(correction.amount.cast_unsigned());
+    to.digest(&correction.cites);
+    to.text(&correction.reason);
+    to.uuid(&correction.key);
     Digest::of(&to.bytes)
 }
 

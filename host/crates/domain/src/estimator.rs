@@ -72,6 +72,14 @@ pub struct Banded {
 }
 
 impl Banded {
+    /// The same where what it was measured with errs too, by `uncertainty_ppm` (one standard deviation) of all it
+    /// says.
+    #[must_use]
+    pub fn with_meter(self, uncertainty_ppm: u32) -> Self {
+        let meter = Z95 * f64::from(uncertainty_ppm) / 1e6 * self.value as f64;
+        Self::rounded(self.value as f64, (self.band as f64).hypot(meter))
+    }
+
     pub(crate) fn rounded(value: f64, band: f64) -> Self {
         // A cast of a float saturates, and takes what is no number as 0.
         Self {

@@ -1,4 +1,4 @@
-//! Wattle's rules as plain values: ids, units, tensors, limits, usage, attribution and postings.
+//! Wattle's rules as plain values: ids, units, tensors, limits, usage, attribution, postings and billing.
 //!
 //! Nothing here reads a clock, a file or a socket, so every rule can be tested as arithmetic.
 
@@ -7,9 +7,11 @@ pub mod allocation;
 pub mod attribution;
 pub mod backend;
 pub mod batch;
+pub mod billing;
 pub mod calibrate;
 pub mod carbon;
 pub mod checkpoint;
+pub mod correction;
 pub mod encoding;
 pub mod energy;
 pub mod estimator;

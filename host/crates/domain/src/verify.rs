@@ -204,7 +204,7 @@ impl Posting {
             let fits = match self.kind {
                 PostingKind::Window => self.fits_window(transfer),
                 PostingKind::Allocation => self.fits_allocation(transfer),
-                PostingKind::Correction => true,
+                PostingKind::Correction => self.fits_correction(transfer),
             };
             if transfer.amount == 0 || !fits {
                 return Err(PostingError::Transfer { ordinal: found });
@@ -257,6 +257,23 @@ impl Posting {
             && transfer.credit == Account::Idle
             && transfer.debit == debit
             && transfer.deployment.is_none()
+            && transfer.release.is_none()
+            && self.roots.is_empty()
+            && self.lines.is_empty()
+    }
+
+    /// Whether a correction can have such a transfer: between a tenant and the platform. It has neither counters
+    /// nor receipt lines.
+    fn fits_correction(&self, transfer: &Transfer) -> bool {
+        let tenant = transfer.tenant.map(Account::Tenant);
+        let pair = match &transfer.credit {
+            Account::Platform => Some(&transfer.debit),
+            credit => Some(credit).filter(|_| transfer.debit == Account::Platform),
+        };
+        transfer.kind == TransferKind::Correction
+            && tenant.is_some()
+            && pair == tenant.as_ref()
+            && transfer.root.is_none()
             && transfer.release.is_none()
             && self.roots.is_empty()
             && self.lines.is_empty()

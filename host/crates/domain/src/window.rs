@@ -34,8 +34,9 @@ use time::OffsetDateTime;
 
 use crate::allocation::Allocation;
 use crate::attribution::{self, Claimant, Span};
+use crate::correction::Correction;
 use crate::energy::Reading;
-use crate::posting::{Call, Finished, Posting, PostingKind, ReceiptLine, Slice, TransferKind};
+use crate::posting::{Call, Finished, Posting, PostingKind, ReceiptLine, Slice, Transfer, TransferKind};
 use crate::usage::FUEL_SCHEDULE;
 use crate::{Digest, Epoch, InvocationId, NodeId, Outcome, Usage, encoding};
 use draft::Draft;
@@ -155,18 +156,37 @@ impl Sealer {
     /// Seals an allocation of idle energy: a posting of the same chain, between two windows. The next window
     /// begins where the last one ended, as if there were none.
     pub fn allocate(&mut self, allocation: &Allocation) -> Posting {
+        let inputs = encoding::allocation_digest(allocation);
+        let span = (allocation.from, allocation.to);
+        self.move_only(PostingKind::Allocation, span, allocation.transfers(), inputs)
+    }
+
+    /// Seals a correction at the wall time `at`: a posting of the same chain, as an allocation is.
+    pub fn correct(&mut self, correction: &Correction, at: OffsetDateTime) -> Posting {
+        let transfers = correction.transfers();
+        self.move_only(PostingKind::Correction, (at, at), transfers, correction.digest())
+    }
+
+    /// A posting without counters and lines.
+    fn move_only(
+        &mut self,
+        kind: PostingKind,
+        (from, to): (OffsetDateTime, OffsetDateTime),
+        transfers: Vec<Transfer>,
+        input_digest: Digest,
+    ) -> Posting {
         let mut posting = Posting {
             node: self.node,
             epoch: self.epoch,
             seq: self.next_seq,
-            kind: PostingKind::Allocation,
-            from: whole_us(allocation.from),
-            to: whole_us(allocation.to),
+            kind,
+            from: whole_us(from),
+            to: whole_us(to),
             fuel_schedule: FUEL_SCHEDULE,
             roots: Vec::new(),
-            transfers: allocation.transfers(),
+            transfers,
             lines: Vec::new(),
-            input_digest: encoding::allocation_digest(allocation),
+            input_digest,
             merkle_root: Digest::ZERO,
             prev_hash: self.head,
             hash: Digest::ZERO,

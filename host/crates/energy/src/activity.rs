@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use domain::energy::Activity;
 
 use crate::proc::{self, Process};
-use crate::{MeterError, process_cpu_ns};
+use crate::{MeterError, cpu_ns_of, process_cpu_ns};
 
 /// How often to try for a view in which no process ended half-way.
 const TRIES: usize = 3;
@@ -27,6 +27,8 @@ pub struct ActivityProbe {
     host: u32,
     /// CPU time of the host process itself in nanoseconds, finer than its ticks where that is known.
     host_clock: Option<fn() -> u64>,
+    /// The same of the processes below it and of Postgres, by their ids.
+    clock_of: Option<fn(u32) -> Option<u64>>,
     postmaster: Box<dyn Fn() -> Option<u32> + Send + Sync>,
     last: Tally,
     /// What fell out of the counters, put back.
@@ -57,14 +59,14 @@ impl ActivityProbe {
     /// A probe of this process and machine. `postmaster` gives the pid of the host's own Postgres,
     /// if it runs: started by the host or found alive.
     pub fn new(postmaster: impl Fn() -> Option<u32> + Send + Sync + 'static) -> Self {
-        let host_clock: fn() -> u64 = process_cpu_ns;
         Self {
-            host_clock: Some(host_clock),
+            host_clock: Some(process_cpu_ns),
+            clock_of: Some(cpu_ns_of),
             ..Self::of(proc::ROOT, std::process::id(), postmaster)
         }
     }
 
-    /// A probe of any process below any `/proc`, in whole clock ticks.
+    /// A probe of any process below any `/proc`, in whole clock ticks alone.
     pub fn of(
         proc_root: impl Into<PathBuf>,
         host: u32,
@@ -74,6 +76,7 @@ impl ActivityProbe {
             proc_root: proc_root.into(),
             host,
             host_clock: None,
+            clock_of: None,
             postmaster: Box::new(postmaster),
             last: Tally::default(),
             fallen: Fallen::default(),
@@ -150,7 +153,14 @@ impl ActivityProbe {
 
     /// A process with the living and the waited-for below it.
     fn subtree_ns(&self, pid: u32, process: Process, without: Option<u32>) -> u64 {
-        proc::ticks_ns(process.own + process.waited) + self.descendants_ns(pid, without, 0)
+        self.own_ns(pid, process) + proc::ticks_ns(process.waited) + self.descendants_ns(pid, without, 0)
+    }
+
+    /// What a process used by itself. A graph's process tells its calls nanoseconds: in ticks, what is rounded here
+    /// would be the host's own work in one slice and missing in the next.
+    fn own_ns(&self, pid: u32, process: Process) -> u64 {
+        let exact = self.clock_of.and_then(|clock_of| clock_of(pid));
+        exact.unwrap_or_else(|| proc::ticks_ns(process.own))
     }
 
     fn descendants_ns(&self, pid: u32, without: Option<u32>, depth: usize) -> u64 {
@@ -160,8 +170,10 @@ impl ActivityProbe {
         let children = proc::children(&self.proc_root, pid).into_iter();
         let each = children.filter(|child| Some(*child) != without).map(|child| {
             let process = proc::process(&self.proc_root, child);
-            let ticks = process.map_or(0, |process| process.own + process.waited);
-            proc::ticks_ns(ticks) + self.descendants_ns(child, without, depth + 1)
+            let used_ns = process.map_or(0, |process| {
+                self.own_ns(child, process) + proc::ticks_ns(process.waited)
+            });
+            used_ns + self.descendants_ns(child, without, depth + 1)
         });
         each.sum()
     }
@@ -290,6 +302,53 @@ mod tests {
         postmaster.store(40, Relaxed);
         tree.process(40, 1, 500, 0);
         assert_eq!(ticks(probe.read().unwrap().since(&first)), (0, 0, 500));
+    }
+
+    #[test]
+    fn children_are_counted_by_their_clocks_where_these_are_known() {
+        let tree = tree(1);
+        let (probe, _) = probe(&tree);
+        // Of the compiler and one backend; the others have none.
+        let clock_of = |pid| match pid {
+            11 => Some(71_234_567),
+            21 => Some(503_000_001),
+            _ => None,
+        };
+        let mut probe = ActivityProbe {
+            clock_of: Some(clock_of),
+            ..probe
+        };
+        let first = probe.read().unwrap();
+        assert_eq!(first.host_ns, 100 * TICK + 71_234_567 + TICK);
+        assert_eq!(first.postgres_ns, 34 * TICK + 503_000_001 + 60 * TICK);
+        // Waited for, its time is in ticks and a little less: no counter falls.
+        tree.end(11);
+        tree.process(HOST, 1, 100, 8);
+        assert_eq!(probe.read().unwrap(), first);
+    }
+
+    #[test]
+    fn a_childs_clock_agrees_with_its_ticks() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
+        let ticks = || {
+            proc::process(std::path::Path::new(proc::ROOT), child.id())
+                .unwrap()
+                .own
+        };
+        while ticks() < 5 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let (before, exact_ns, after) = (ticks(), cpu_ns_of(child.id()).unwrap(), ticks());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            exact_ns + TICK >= before * TICK && exact_ns <= (after + 2) * TICK,
+            "{before} {exact_ns} {after}"
+        );
+        assert_eq!(cpu_ns_of(child.id()), None, "it is gone");
     }
 
     #[test]

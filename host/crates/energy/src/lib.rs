@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod guarded;
 mod hwmon;
+mod machine;
 mod model;
 mod modelled;
 mod nvml;
@@ -37,6 +38,7 @@ pub use error::MeterError;
 pub use file::{Covers, FileMeter, FileSource};
 pub use guarded::{Change, Guarded, Metered};
 pub use hwmon::HwmonMeter;
+pub use machine::Machine;
 pub use model::{MODEL_VERSION, PowerModel};
 pub use modelled::ModelledMeter;
 pub use nvml::{GpuActivity, GpuProbe, GpuProcess, NvmlMeter};
@@ -101,6 +103,14 @@ fn moment() -> tally::Moment {
 /// CPU time of this process, all threads, in nanoseconds.
 fn process_cpu_ns() -> u64 {
     nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime))
+}
+
+/// CPU time of any process, all its threads, in nanoseconds; none where there is no such process (any more).
+fn cpu_ns_of(pid: u32) -> Option<u64> {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?);
+    let time = nix::time::clock_getcpuclockid(pid).ok()?.now().ok()?;
+    let [seconds, rest] = [time.tv_sec(), time.tv_nsec()].map(u64::try_from);
+    Some(seconds.ok()? * 1_000_000_000 + rest.ok()?)
 }
 
 fn nanoseconds(time: rustix::time::Timespec) -> u64 {

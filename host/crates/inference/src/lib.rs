@@ -12,6 +12,7 @@ mod check;
 mod cost;
 mod cpu;
 mod error;
+mod exercise;
 mod golden;
 mod handle;
 mod onnx;
@@ -24,6 +25,7 @@ pub mod worker;
 
 pub use backend::{Backend, BackendInfo, Caps, Graph, RunMeter, Runner, Target};
 pub use error::{ComputeError, LoadError};
+pub use exercise::Exercise;
 pub use handle::GraphHandle;
 pub use placement::Source;
 pub use registry::{Inference, Options};

@@ -7,8 +7,9 @@ use time::OffsetDateTime;
 
 use crate::support::*;
 
-/// The tables of the ledger, the audit trail, of releases and of carbon, each with a column to spoil.
-const KEPT: [(&str, &str); 15] = [
+/// The tables of the ledger, the audit trail, of releases, of carbon, of billing and of checkpoints, each with a
+/// column to spoil.
+const KEPT: [(&str, &str); 22] = [
     ("unit", "code"),
     ("account", "code"),
     ("posting", "kind"),
@@ -21,6 +22,13 @@ const KEPT: [(&str, &str); 15] = [
     ("factor", "mg_per_kwh"),
     ("site", "pue_ppm"),
     ("valuation", "location_ug"),
+    ("price_plan", "per_kwh"),
+    ("node_lost", "reason"),
+    ("period_cut", "through"),
+    ("period_close", "statements"),
+    ("correction", "amount"),
+    ("statement", "body"),
+    ("charge", "amount"),
     ("signer", "node"),
     ("checkpoint", "at"),
     ("checkpoint_head", "seq"),
@@ -51,6 +59,7 @@ async fn filled(options: PgConnectOptions) -> Fixture {
     fixture.furnish(A).await;
     let first = window(0, Digest::ZERO, fixture.now().await);
     fixture.post(&first).await;
+    fixture.bill(&first).await;
     // So long ago that it lies in the default partitions.
     fixture
         .post(&window(1, first.hash, OffsetDateTime::UNIX_EPOCH))

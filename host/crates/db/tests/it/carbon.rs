@@ -2,7 +2,7 @@
 
 use db::{Cut, FactorFilter, FactorRow, Use, UseFilter, Valuation, ValuationFilter};
 use domain::carbon::{Fact, Factor, Method, Signal, Valued};
-use domain::posting::{Posting, TransferKind};
+use domain::posting::{Posting, TransferKind, Unit};
 use domain::{Digest, NodeId};
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -391,7 +391,7 @@ async fn a_revision_leaves_the_past_as_it_was_known(_: PgPoolOptions, options: P
     ] {
         let worth = worth(&fixture, as_of).await;
         assert_eq!(worth.location.amount, ug, "{as_of}");
-        assert_eq!(worth.energy_uj, 3_600_000_000);
+        assert_eq!(worth.energy_uj, Some(3_600_000_000));
         assert_eq!((worth.marginal.amount, worth.water.amount), (None, None));
     }
     fixture.finish().await;
@@ -491,7 +491,7 @@ async fn the_newest_valuation_as_of_an_instant_is_read(_: PgPoolOptions, options
     drop(tx);
     let mut tx = fixture.db.writer_tx().await.unwrap();
     let mut more = valuation(hour(0), hour(300), A, 1);
-    more.valued.location.covered_uj = more.valued.energy_uj + 1;
+    more.valued.location.covered_uj += 1;
     let refused = tx.valuation_insert(&more).await.unwrap_err();
     let over = "valuation_covers_what_there_is";
     assert!(
@@ -563,6 +563,112 @@ async fn days_wait_for_a_valuation_that_knows_all(_: PgPoolOptions, options: PgC
     let days = tx.days_to_value(NODE, hour(0), hour(48), 9, &[hour(0)]).await;
     assert!(days.unwrap().is_empty(), "a day that is skipped");
     drop(tx);
+    fixture.finish().await;
+}
+
+/// Idle energy comes an hour later, or much later after a crash: its day is valued with it, also where nobody called.
+#[sqlx::test(migrations = false)]
+async fn idle_energy_that_comes_late_values_its_day_anew(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let waiting = async || {
+        let mut tx = fixture.db.billing_tx().await.unwrap();
+        let days = tx.days_to_value(NODE, hour(0), hour(48), 9, &[]).await.unwrap();
+        days.iter()
+            .map(|day| (*day - hour(0)).whole_hours())
+            .collect::<Vec<_>>()
+    };
+    let revalue = async |more_uj: u64| {
+        let as_of = fixture.now().await;
+        for (tenant, more_uj) in [(A, more_uj), (B, 0)] {
+            let mut valuation = valuation(hour(0), as_of, tenant, 1);
+            valuation.valued.energy_uj = valuation.valued.energy_uj.map(|uj| uj + more_uj);
+            fixture.value(&valuation).await;
+        }
+    };
+    let idle = |seq, before: Digest, to, tenant| {
+        let mut idle = allocation(seq, before, to);
+        idle.transfers[0].tenant = tenant;
+        sealed(idle)
+    };
+    let first = small(0, Digest::ZERO, hour(3));
+    fixture.post(&first).await;
+    revalue(0).await;
+    assert_eq!(waiting().await, NONE);
+    let second = idle(1, first.hash, hour(24), Some(A));
+    fixture.post(&second).await;
+    assert_eq!(waiting().await, [0], "the day's last hour");
+    revalue(15).await;
+    assert_eq!(waiting().await, NONE);
+    let third = idle(2, second.hash, hour(30), Some(A));
+    fixture.post(&third).await;
+    assert_eq!(waiting().await, [24], "nobody called on that day");
+    let mut kept_ready = valuation(hour(24), fixture.now().await, A, 1);
+    kept_ready.lines = 0;
+    kept_ready.valued.energy_uj = Some(15);
+    for figure in [&mut kept_ready.valued.location, &mut kept_ready.valued.market] {
+        (figure.covered_uj, figure.estimated_uj) = (15, 0);
+    }
+    fixture.value(&kept_ready).await;
+    assert_eq!(waiting().await, NONE);
+    fixture.post(&idle(3, third.hash, hour(31), None)).await;
+    assert_eq!(waiting().await, NONE, "the platform's share is nobody's use");
+    fixture.finish().await;
+}
+
+/// Null, and not 0, where no reading covers anything.
+#[sqlx::test(migrations = false)]
+async fn what_no_reading_covers_has_no_energy(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let mut used = small(0, Digest::ZERO, hour(3));
+    used.lines.truncate(1);
+    used.lines[0].energy_uj = None;
+    used.transfers.retain(|transfer| transfer.tenant != Some(B));
+    used.transfers.retain(|transfer| transfer.unit != Unit::Uj);
+    fixture.post(&sealed(used)).await;
+    let of_a_day = |energy_uj, covered_uj, lines_unmetered| {
+        let mut valuation = valuation(hour(0), hour(100), A, 1);
+        valuation.lines_unmetered = lines_unmetered;
+        valuation.valued.energy_uj = energy_uj;
+        for figure in [
+            &mut valuation.valued.location,
+            &mut valuation.valued.market,
+            &mut valuation.valued.marginal,
+        ] {
+            (figure.amount, figure.covered_uj, figure.estimated_uj) = (None, covered_uj, 0);
+        }
+        valuation
+    };
+    for (wrong, constraint) in [
+        (of_a_day(None, 1, 1), "valuation_covers_what_there_is"),
+        (of_a_day(None, 0, 0), "valuation_energy_is_metered"),
+    ] {
+        let mut tx = fixture.db.writer_tx().await.unwrap();
+        let refused = tx.valuation_insert(&wrong).await.unwrap_err();
+        assert!(
+            matches!(&refused, db::DbError::Check { constraint: found } if found == constraint),
+            "{refused:?}"
+        );
+    }
+    let kept = of_a_day(None, 0, 1);
+    fixture.value(&kept).await;
+    assert_eq!(valuations(&fixture, &ValuationFilter::default()).await, [kept]);
+    let mut tx = fixture.db.billing_tx().await.unwrap();
+    let days = tx.days_to_value(NODE, hour(0), hour(48), 9, &[]).await.unwrap();
+    assert!(days.is_empty(), "nothing is to be valued again for it");
+    drop(tx);
+    // A valuation of before said 0 where nothing was metered, and also where nothing was used.
+    for (lines_unmetered, read) in [(1, None), (0, Some(0))] {
+        let mut old = of_a_day(Some(0), 0, lines_unmetered);
+        old.as_of = hour(101 - i64::try_from(lines_unmetered).unwrap());
+        old.day = hour(24 * (1 + i64::try_from(lines_unmetered).unwrap()));
+        fixture.value(&old).await;
+        let filter = ValuationFilter {
+            from: Some(old.day),
+            to: Some(old.day + Duration::HOUR),
+            ..ValuationFilter::default()
+        };
+        assert_eq!(valuations(&fixture, &filter).await[0].valued.energy_uj, read);
+    }
     fixture.finish().await;
 }
 

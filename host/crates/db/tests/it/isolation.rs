@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::support::*;
 
 /// The tables with rows of tenants, and the column that names the tenant.
-const OWNED: [(&str, &str); 14] = [
+const OWNED: [(&str, &str); 17] = [
     ("tenant", "id"),
     ("component_revision", "tenant"),
     ("graph_version", "tenant"),
@@ -23,6 +23,9 @@ const OWNED: [(&str, &str); 14] = [
     ("upload_count", "tenant"),
     ("idempotency", "tenant"),
     ("valuation", "tenant"),
+    ("correction", "tenant"),
+    ("statement", "tenant"),
+    ("charge", "tenant"),
 ];
 
 const DENIED: &str = "42501";
@@ -32,7 +35,9 @@ async fn furnished(options: PgConnectOptions) -> Fixture {
     fixture.furnish(A).await;
     fixture.furnish(B).await;
     let now = fixture.now().await;
-    fixture.post(&window(0, Digest::ZERO, now)).await;
+    let posting = window(0, Digest::ZERO, now);
+    fixture.post(&posting).await;
+    fixture.bill(&posting).await;
     fixture
 }
 

@@ -14,6 +14,7 @@
 mod append_only;
 mod audit;
 mod audit_trail;
+mod billing;
 mod carbon;
 mod checkpoints;
 mod idempotency;

@@ -1,12 +1,15 @@
 //! A migrated database, its roles, and postings to put into it.
 
 use db::{
-    Action, Actor, AdminTx, Cut, Db, DbError, NewKey, Options, PostingInsert, ReleaseSpec, Scope, Tenant,
-    TenantFilter, Valuation,
+    Action, Actor, AdminTx, Cut, Db, DbError, NewKey, Options, PeriodCut, PostingInsert, ReleaseSpec, Scope,
+    StatementRow, Tenant, TenantFilter, Valuation,
 };
 use domain::account::Account;
+use domain::billing::statement::{Class, Line};
+use domain::billing::{Currency, Item, Month, Prices, Rate};
 use domain::carbon::{Fact, Factor, Figure, Hardware, Method, Range, Signal, Site, Valued};
 use domain::checkpoint::Record;
+use domain::correction::Correction;
 use domain::energy::{FaultKind, Provenance, Root};
 use domain::posting::{
     Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
@@ -139,6 +142,45 @@ impl Fixture {
         )])
         .await;
         self.stand(&site(OffsetDateTime::UNIX_EPOCH)).await;
+    }
+
+    /// A correction of A's and B's use in `posting`, sealed by nobody yet, and a plan of prices of each. For every
+    /// tenant a statement of a month that is closed.
+    pub async fn bill(&self, posting: &Posting) {
+        let month: Month = "1999-12".parse().unwrap();
+        self.cut(month).await;
+        let mut tx = self.db.admin_tx().await.unwrap();
+        for tenant in [A, B] {
+            tx.plan_insert(
+                Some(tenant),
+                self.now().await,
+                "EUR".parse().unwrap(),
+                &Prices::default(),
+            )
+            .await
+            .unwrap();
+            tx.correction_insert(NODE, &correction(tenant, -1, posting.hash))
+                .await
+                .unwrap();
+            let line = charge(month);
+            tx.statement_insert(&statement(month, tenant), &[line])
+                .await
+                .unwrap();
+        }
+        tx.node_ensure(NODE, "node").await.unwrap();
+        tx.node_lose(NODE, "its disk broke").await.unwrap();
+        tx.period_close(month, 2).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// Cuts the ledger for a month.
+    pub async fn cut(&self, month: Month) -> PeriodCut {
+        let as_of = self.now().await;
+        let mut tx = self.db.admin_tx().await.unwrap();
+        tx.period_cut(month, as_of).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = self.db.billing_tx().await.unwrap();
+        tx.period(month).await.unwrap().unwrap()
     }
 
     /// Keeps a valuation.
@@ -496,6 +538,8 @@ pub fn valuation(day: OffsetDateTime, as_of: OffsetDateTime, tenant: TenantId, u
         estimated_uj: covered_uj / 2,
         versions: vec![("test".into(), "1".into())],
     };
+    // What each used in a window of `window`.
+    let energy_uj = if tenant == B { 20 } else { 30 };
     Valuation {
         day,
         node: NODE,
@@ -505,9 +549,9 @@ pub fn valuation(day: OffsetDateTime, as_of: OffsetDateTime, tenant: TenantId, u
         lines: 1,
         lines_unmetered: 0,
         valued: Valued {
-            energy_uj: 30,
+            energy_uj: Some(energy_uj),
             used_ns: 14,
-            location: figure(Some(ug), 30),
+            location: figure(Some(ug), energy_uj),
             market: figure(Some(0), 20),
             marginal: figure(None, 0),
             water: Figure::default(),
@@ -530,4 +574,49 @@ pub fn sealed(mut posting: Posting) -> Posting {
     posting.merkle_root = posting.compute_merkle_root();
     posting.hash = posting.compute_hash();
     posting
+}
+
+/// A correction of a tenant's use of the deployment `d`.
+pub fn correction(tenant: TenantId, amount: i64, cites: Digest) -> Correction {
+    Correction {
+        id: Uuid::from_u128(tenant.0.as_u128() << 64 | u128::from(amount.cast_unsigned())),
+        at: OffsetDateTime::UNIX_EPOCH,
+        tenant,
+        deployment: Some(name("d")),
+        unit: Unit::Uj,
+        amount,
+        cites,
+        reason: "the meter was wrong".into(),
+        key: Uuid::from_u128(0x3e),
+    }
+}
+
+/// A statement of a tenant.
+pub fn statement(month: Month, tenant: TenantId) -> StatementRow {
+    let body = format!("{{\"month\":\"{month}\"}}");
+    StatementRow {
+        month,
+        tenant,
+        digest: Digest::of(body.as_bytes()),
+        body,
+    }
+}
+
+/// A line of a month's statement, without a price.
+pub fn charge(month: Month) -> Line {
+    Line {
+        month,
+        class: Class::Usage,
+        deployment: Some(name("d")),
+        item: Item::Energy,
+        plan: None,
+        from: month.begin(),
+        to: month.end(),
+        quantity: 5,
+        rate: Rate::ZERO,
+        currency: Currency::NONE,
+        amount: 0,
+        provenance: Some(Provenance::Measured),
+        emitted: None,
+    }
 }

@@ -120,7 +120,7 @@ fn each_figure_is_what_its_formula_says() {
         (2_283_105, 2_853_881, 5_707_763)
     );
     assert_eq!(
-        valued.location.whole("average", valued.energy_uj),
+        valued.location.whole("average", valued.energy_uj.unwrap()),
         Ok(600_000_000)
     );
 }
@@ -139,7 +139,9 @@ fn what_is_missing_is_said_and_never_taken_for_none() {
     let partly = valued(&half, &[slot(0..2, 2 * KWH_UJ)]);
     assert_eq!(partly.location.covered_uj, KWH_UJ);
     assert_eq!(
-        partly.location.whole("average intensity", partly.energy_uj),
+        partly
+            .location
+            .whole("average intensity", partly.energy_uj.unwrap()),
         Err(CarbonError::Missing {
             what: "average intensity",
             uncovered_uj: KWH_UJ,
@@ -168,7 +170,7 @@ fn what_is_missing_is_said_and_never_taken_for_none() {
         ..slot(0..1, 0)
     };
     let valued = valued(&half, &[unmetered]);
-    assert_eq!((valued.energy_uj, valued.location.covered_uj), (0, 0));
+    assert_eq!((valued.energy_uj, valued.location.covered_uj), (None, 0));
     assert!(valued.location.whole("average intensity", 1).is_err());
 }
 

@@ -131,7 +131,10 @@ impl Evidence {
     /// E·(WUE + PUE·EWIF); embodied is SCI's TE·(TiR/EL)·(RR/ToR) with the CPU time used as the resources reserved.
     /// Fails only if a sum is over what can be counted.
     pub fn value(&self, node: NodeId, slot: &Slot, into: &mut Valuation) -> Result<(), CarbonError> {
-        into.energy_uj = sum(into.energy_uj, u128::from(slot.energy_uj.unwrap_or(0)))?;
+        if let Some(energy_uj) = slot.energy_uj {
+            let before = into.energy_uj.unwrap_or_default();
+            into.energy_uj = Some(sum(before, u128::from(energy_uj))?);
+        }
         into.used_ns = sum(into.used_ns, u128::from(slot.used_ns))?;
         let sites = self.sites.get(&node).map_or(&[][..], Vec::as_slice);
         for (index, site) in sites.iter().enumerate() {
@@ -311,7 +314,8 @@ fn counted(amount: u128) -> Result<u64, CarbonError> {
 /// Exact sums of what slots are worth. Add up as many as there are, then take the [`Valued`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Valuation {
-    energy_uj: u128,
+    /// None until a slot was metered.
+    energy_uj: Option<u128>,
     used_ns: u128,
     location: Tally,
     market: Tally,
@@ -361,8 +365,8 @@ pub struct Range {
 /// What use was worth, rounded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Valued {
-    /// IT energy in microjoules.
-    pub energy_uj: u64,
+    /// IT energy in microjoules; none where no reading covers any of it.
+    pub energy_uj: Option<u64>,
     /// CPU time in nanoseconds.
     pub used_ns: u64,
     /// Location-based carbon in µg: at the average intensity.
@@ -385,7 +389,7 @@ impl Valuation {
         // µJ·ppm·mg/kWh in a µg; market-based has the share that was not bought on top.
         let per_ug = PPM * KWH_UJ / 1_000;
         Ok(Valued {
-            energy_uj: counted(self.energy_uj)?,
+            energy_uj: self.energy_uj.map(counted).transpose()?,
             used_ns: counted(self.used_ns)?,
             location: self.location.figure(per_ug)?,
             market: self.market.figure(per_ug * PPM)?,

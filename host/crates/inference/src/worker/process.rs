@@ -22,8 +22,9 @@ use super::frame::{self, Answer, Ask, PREFIX_BYTES, Prefix};
 use crate::MAX_OUTPUT_BYTES;
 use crate::cpu::ProcessClock;
 
-/// How often the CPU time of a busy process is looked at, so that its cell lives.
-const SAMPLING: Duration = Duration::from_millis(50);
+/// How often the CPU time of a busy process is looked at, so that its cell lives: what is not told yet when a slice is
+/// cut goes to the host's own work there. A look costs a microsecond.
+const SAMPLING: Duration = Duration::from_millis(10);
 /// What a run gets to end by itself once nobody wants its answer.
 const GRACE: Duration = Duration::from_millis(50);
 /// Bytes of a small frame, written and read at once.
