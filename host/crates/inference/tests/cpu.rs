@@ -108,6 +108,9 @@ async fn receipts_and_the_process_agree() {
     let digest = Digest::of(&model);
     let _graph = load(model, digest, &cell).await;
     let spent = children_ns();
-    assert!(spent > 100_000_000, "the model folds too fast to tell: {spent} ns");
+    assert!(
+        spent > 100_000_000,
+        "the model folds too fast to tell: {spent} ns"
+    );
     assert_close("loading", cell.snapshot().cpu_ns, spent);
 }
