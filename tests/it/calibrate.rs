@@ -111,10 +111,14 @@ async fn a_host_starts_from_what_known_loads_have_shown() -> anyhow::Result<()> 
     let found: Value = serde_json::from_slice(&output.stdout)?;
     let measured = root(&found, &name)?;
     assert_eq!(measured["is_measured"], true, "{found}");
-    let (floor_w, _) = watts(&measured["floor_uw"])?;
-    assert!((floor_w - FLOOR_W).abs() < 2.0, "{found}");
-    let (cpu_w, band_w) = watts(weight(measured, "guest")?)?;
-    assert!((cpu_w - CPU_W).abs() < 2.0 && band_w > 0.0, "{found}");
+    // A machine that others keep busy tells less, and the band says so.
+    let holds = |(found_w, band_w): (f64, f64), true_w: f64| (found_w - true_w).abs() < 2.0 + 2.0 * band_w;
+    assert!(holds(watts(&measured["floor_uw"])?, FLOOR_W), "{found}");
+    let guest = watts(weight(measured, "guest")?)?;
+    assert!(holds(guest, CPU_W) && guest.1 > 0.0, "{found}");
+    if found["others_ppm"].as_u64() < Some(100_000) {
+        assert!(guest.1 < 5.0, "a quiet machine tells: {found}");
+    }
     for feature in ["model", "traffic", "fuel"] {
         weight(measured, feature)?;
     }
@@ -135,12 +139,14 @@ async fn a_host_starts_from_what_known_loads_have_shown() -> anyhow::Result<()> 
     let remarks = found["remarks"].to_string();
     assert!(remarks.contains("nothing was measured"), "{remarks}");
 
+    let kept = host.data().join("learnt");
+    assert_eq!(found["kept"], kept.display().to_string());
+    assert!(kept.exists());
     ensure!(host.start("standard", None).await?, "{}", host.log_tail());
     let admin = host.admin().await?;
     let weights = admin.get("/api/v1/ledger/weights").await?.expect(200)?;
     let learnt = root(&weights, &name)?;
     assert_eq!(learnt["provenance"], "measured");
-    assert!((watts(&learnt["floor_uw"])?.0 - FLOOR_W).abs() < 4.0, "{weights}");
     weight(learnt, "guest")?;
     // No load is told from a host's calls: as long as one runs, there is nothing to calibrate.
     let output = host.calibrate(&["--load-ms", "50"]).await?;

@@ -51,7 +51,12 @@ pub fn run(args: &CalibrateArgs, json: bool) -> anyhow::Result<()> {
     let _roots = serve::lock_roots(&found)?;
     let report = measure(args, found).map_err(coded)?;
     let path = data.join("learnt");
-    calibrate::keep(&report, &Learnt::open(path.clone())).map_err(coded)?;
+    if let Err(error) = calibrate::keep(&report, &Learnt::open(path.clone())) {
+        for line in remarks(&report) {
+            eprintln!("{line}");
+        }
+        return Err(coded(error));
+    }
     if json {
         let mut found = as_json(&report);
         found["kept"] = json!(path.display().to_string());

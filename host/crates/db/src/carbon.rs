@@ -140,8 +140,10 @@ async fn uses(tx: &mut PgConnection, filter: &UseFilter, limit: u32) -> Result<V
            from (
                select node, tenant, deployment, hour as began_at,
                    greatest(least(hour + interval '1 hour', $6), hour + interval '1 second') as ended_at,
-                   -- No sum leaves its column: one that would is as large as the column holds.
-                   least(sum(energy_uj), 9223372036854775807)::bigint as energy_uj,
+                   -- No sum leaves its column: one that would is as large as the column holds. What no reading
+                   -- covers stays null, which `least` alone would pass over.
+                   case when count(energy_uj) > 0
+                       then least(sum(energy_uj), 9223372036854775807)::bigint end as energy_uj,
                    least(sum(cpu_ns::numeric + model_ns), 9223372036854775807)::bigint as used_ns,
                    least(sum(lines), 9223372036854775807)::bigint as lines,
                    least(sum(lines_unmetered), 9223372036854775807)::bigint as lines_unmetered

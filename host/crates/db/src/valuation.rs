@@ -288,7 +288,8 @@ impl BillingTx {
                    from (
                        -- As `carbon_use` has it, sums that no column holds included.
                        select date_trunc('day', hour, 'UTC') as day, sum(lines) as lines,
-                           least(sum(energy_uj), 9223372036854775807) as energy_uj
+                           case when count(energy_uj) > 0
+                               then least(sum(energy_uj), 9223372036854775807) end as energy_uj
                        from usage_hour
                        where node = $1 and hour >= $2 and hour < $3
                        group by hour, tenant, deployment

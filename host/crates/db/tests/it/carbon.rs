@@ -625,6 +625,10 @@ async fn what_no_reading_covers_has_no_energy(_: PgPoolOptions, options: PgConne
     used.transfers.retain(|transfer| transfer.tenant != Some(B));
     used.transfers.retain(|transfer| transfer.unit != Unit::Uj);
     fixture.post(&sealed(used)).await;
+    let mut tx = fixture.db.billing_tx().await.unwrap();
+    let uses = tx.carbon_use(&march(), 9).await.unwrap();
+    assert_eq!((uses.len(), uses[0].slot.energy_uj), (1, None), "{uses:?}");
+    drop(tx);
     let of_a_day = |energy_uj, covered_uj, lines_unmetered| {
         let mut valuation = valuation(hour(0), hour(100), A, 1);
         valuation.lines_unmetered = lines_unmetered;
