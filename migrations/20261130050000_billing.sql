@@ -182,8 +182,8 @@ create policy price_plan_own on price_plan for select to wattle_tenant
 -- Which months are closed is no tenant's secret.
 grant select on period_cut, period_close to wattle_tenant;
 grant insert on node_lost, period_close to wattle_admin;
--- A month is refused while a node has more of it to post.
-grant select on posting to wattle_admin;
+-- A correction names its unit.
+grant select on unit to wattle_admin;
 -- The poster says in each transfer of a correction what that cites.
 grant select (digest, cites) on correction to wattle_writer;
 create policy correction_writer on correction for select to wattle_writer using (true);

@@ -147,6 +147,15 @@ impl Plans {
         Self(plans)
     }
 
+    /// Those that can hold for `tenant`: its own and everyone's.
+    pub fn of(&self, tenant: TenantId) -> Self {
+        let own = self
+            .0
+            .iter()
+            .filter(|plan| plan.tenant.is_none_or(|whose| whose == tenant));
+        Self(own.cloned().collect())
+    }
+
     /// The instants at which a plan begins to hold, each once and in their order: between two of them nobody's
     /// plan changes.
     pub fn changes(&self) -> Vec<OffsetDateTime> {

@@ -173,7 +173,7 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("deployment", "wattle_tenant wattle_admin"),
         ("release", "wattle_tenant wattle_admin"),
         ("release_graph", "wattle_tenant wattle_admin"),
-        ("unit", "wattle_tenant wattle_writer wattle_billing"),
+        ("unit", "wattle_tenant wattle_writer wattle_billing wattle_admin"),
         ("account", "wattle_writer wattle_billing"),
         ("posting", "wattle_tenant wattle_writer wattle_billing"),
         ("posting_root", "wattle_billing"),
@@ -189,6 +189,16 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ),
         ("site", "wattle_tenant wattle_writer wattle_billing"),
         ("valuation", "wattle_tenant wattle_billing"),
+        ("price_plan", "wattle_tenant wattle_billing wattle_admin"),
+        ("node_lost", "wattle_billing wattle_admin"),
+        ("period_cut", "wattle_tenant wattle_billing wattle_admin"),
+        ("period_close", "wattle_tenant wattle_billing wattle_admin"),
+        (
+            "correction",
+            "wattle_tenant wattle_writer wattle_billing wattle_admin",
+        ),
+        ("statement", "wattle_tenant wattle_billing wattle_admin"),
+        ("charge", "wattle_tenant wattle_billing wattle_admin"),
     ];
     for (table, readers) in readers {
         let query = format!("select count(*) from {table}");
@@ -262,6 +272,14 @@ async fn functions_are_for_those_who_need_them(_: PgPoolOptions, options: PgConn
         ("select wattle_make_partitions(now())::bigint", "wattle_writer"),
         ("select wattle_default_rows()", "wattle_writer wattle_billing"),
         ("select count(wattle_make_login('wattle_host'))", ""),
+        (
+            "select count(wattle_cut_period('1970-01-01', now()))",
+            "wattle_admin",
+        ),
+        (
+            "select count(wattle_correctable('x', null, null, 'uj'))",
+            "wattle_admin",
+        ),
     ];
     for (query, callers) in functions {
         for role in ROLES {

@@ -133,8 +133,12 @@ pub fn draw_up(
     emitted: &[Emitted],
 ) -> Result<Statement, TooMuchMoney> {
     let mut lines = BTreeMap::<Place, Line>::new();
+    // The spans of what is metered are between everyone's changes; its prices are of few plans.
+    let changes = plans.changes();
+    let own = plans.of(tenant);
+    let plans = &own;
     for used in metered.iter().filter(|used| used.tenant == tenant) {
-        add(&mut lines, used_line(month, plans, used))?;
+        add(&mut lines, used_line(month, &changes, plans, used))?;
     }
     let begin = life.0.max(month.begin());
     let end = life.1.map_or(month.end(), |end| end.min(month.end()));
@@ -177,8 +181,7 @@ fn class(of: Month, month: Month, is_correction: bool) -> Class {
 }
 
 /// The line of what is metered: within its month, from the change of plans before it to the next.
-fn used_line(of: Month, plans: &Plans, used: &Metered) -> Line {
-    let changes = plans.changes();
+fn used_line(of: Month, changes: &[OffsetDateTime], plans: &Plans, used: &Metered) -> Line {
     let begin = used.span.checked_sub(1).and_then(|before| changes.get(before));
     let begin = begin.map_or(used.month.begin(), |at| (*at).max(used.month.begin()));
     let plan = plans.at(used.tenant, begin);
