@@ -385,7 +385,8 @@ fn greedy() -> Vec<Case> {
             chain(60_000),
             vec![floats("v0", &[1], 0.5)],
             "answers",
-        ),
+        )
+        .there("answers|load:load_too_expensive"),
         case(
             "constants that fold for minutes",
             burning(),

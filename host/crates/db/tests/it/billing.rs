@@ -87,7 +87,9 @@ async fn a_month_has_what_was_posted_before_its_cut_and_the_next_what_came_late(
     let ends = ["2026-05-10T00:00:00Z", "2026-05-20T00:00:00Z"];
     let second = windows(&fixture, None, &ends).await;
     // An allocation counts where it begins: a second before the month ends.
-    let allocation = allocation(2, second.hash, at("2026-06-01T00:00:00Z"));
+    let mut allocation = allocation(2, second.hash, at("2026-06-01T00:00:00Z"));
+    allocation.transfers[0].tenant = Some(A);
+    let allocation = sealed(allocation);
     fixture.post(&allocation).await;
     let june = windows(&fixture, Some(&allocation), &["2026-06-01T00:00:00Z"]).await;
     let cut = fixture.cut(month("2026-05")).await;
@@ -96,7 +98,8 @@ async fn a_month_has_what_was_posted_before_its_cut_and_the_next_what_came_late(
         (A, may(), 1, Item::Energy, 30),
         (A, may(), 1, Item::Fuel, 100),
         (A, may(), 1, Item::Call, 1),
-        (A, may(), 2, Item::Energy, 45),
+        (A, may(), 2, Item::Energy, 15),
+        (A, may(), 2, Item::Energy, 30),
         (A, may(), 2, Item::Fuel, 100),
         (A, may(), 2, Item::Call, 1),
         (B, may(), 1, Item::Energy, 20),

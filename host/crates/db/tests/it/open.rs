@@ -129,7 +129,7 @@ async fn an_owner_need_not_be_a_superuser(_: PgPoolOptions, options: PgConnectOp
     let mut tx = db.writer_tx().await.unwrap();
     tx.posting_insert(&window(0, Digest::ZERO, now)).await.unwrap();
     tx.commit().await.unwrap();
-    let seen: i64 = sqlx::query_scalar("select count(*) from transfer")
+    let seen: i64 = sqlx::query_scalar("select count(*) from receipt_line")
         .fetch_one(&owner)
         .await
         .unwrap();
