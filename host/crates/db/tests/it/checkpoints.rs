@@ -151,6 +151,7 @@ async fn two_hosts_make_one_checkpoint(_: PgPoolOptions, options: PgConnectOptio
     let again = Record::make(None, &postings, now + Duration::SECOND, &key);
     let refused = tx.checkpoint_insert(&again).await.unwrap_err();
     assert!(matches!(refused, DbError::Conflict { .. }), "{refused}");
+    drop(tx);
     let mut tx = fixture.db.writer_tx().await.unwrap();
     let last = tx.checkpoint_last().await.unwrap();
     let mut forged = postings;
