@@ -272,7 +272,7 @@ async fn a_changed_value_is_named() -> anyhow::Result<()> {
             "posting set kind = 'correction'",
             "posting set kind = 'window'",
             "seq = 1",
-            "has the hash",
+            "contradicts itself",
         ),
         // No host writes such a word.
         (

@@ -114,7 +114,10 @@ fn scaled(text: &str) -> Result<FixedLenByteArray, ParquetError> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let digits = format!("{whole}{part:0<12}");
     let scaled: i128 = digits.parse().map_err(|_| unfit(text))?;
-    if part.len() > SCALE as usize || scaled.unsigned_abs() >= 10_u128.pow(PRECISION as u32) {
+    if !whole.ends_with(|last: char| last.is_ascii_digit())
+        || part.len() > SCALE as usize
+        || scaled.unsigned_abs() >= 10_u128.pow(PRECISION as u32)
+    {
         return Err(unfit(text));
     }
     Ok(FixedLenByteArray::from(scaled.to_be_bytes().to_vec()))

@@ -414,7 +414,7 @@ struct ExportAsked {
     tenant: Option<TenantId>,
     /// How it is written.
     #[serde(default)]
-    #[param(value_type = Option<Format>)]
+    #[param(inline, value_type = Option<Format>)]
     format: Format,
 }
 
