@@ -199,6 +199,9 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ),
         ("statement", "wattle_tenant wattle_billing wattle_admin"),
         ("charge", "wattle_tenant wattle_billing wattle_admin"),
+        ("signer", "wattle_writer wattle_billing wattle_admin"),
+        ("checkpoint", "wattle_writer wattle_billing wattle_admin"),
+        ("checkpoint_head", "wattle_tenant wattle_writer wattle_billing"),
     ];
     for (table, readers) in readers {
         let query = format!("select count(*) from {table}");
