@@ -4,6 +4,7 @@ mod audit;
 mod auth;
 mod body;
 mod carbon;
+mod charges;
 mod checkpoints;
 mod columnar;
 mod components;

@@ -19,9 +19,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, carbon, checkpoints, components, corrections, deployments, factors, graphs, keys, ledger, meters,
-    nodes, periods, plans, problem, proofs, receipts, refusals, spoken, statements, tenants, usage, v2,
-    verify, weights,
+    audit, carbon, charges, checkpoints, components, corrections, deployments, factors, graphs, keys, ledger,
+    meters, nodes, periods, plans, problem, proofs, receipts, refusals, spoken, statements, tenants, usage,
+    v2, verify, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -94,6 +94,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(nodes::router())
         .merge(periods::router())
         .merge(statements::router())
+        .merge(charges::router())
         .merge(checkpoints::router())
         .merge(verify::router())
         .merge(meters::router())
