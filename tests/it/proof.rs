@@ -197,6 +197,43 @@ async fn a_proof_waits_for_the_checkpoint() -> anyhow::Result<()> {
     host.finish().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_long_answers_take_turns() -> anyhow::Result<()> {
+    const SOON: Duration = Duration::from_millis(150);
+    let host = TestHost::start().await?;
+    let (tenant, other) = (host.tenant("acacia").await?, host.tenant("banksia").await?);
+    let nothing = "00000000-0000-7000-8000-000000000000";
+    let paths = [
+        &format!("/api/v1/receipts/{nothing}/proof"),
+        "/api/v1/receipts",
+        "/api/v1/usage",
+        "/api/v1/carbon",
+        "/api/v1/audit",
+        "/api/v1/ledger/valuations",
+        "/api/v1/ledger/charges",
+        "/api/v1/ledger/periods/2026-01/export",
+    ];
+    let own = Some(tenant.id.parse()?);
+    let turns = [
+        host.app.admission.read(own).await?,
+        host.app.admission.read(own).await?,
+    ];
+    for path in paths {
+        let waits = tokio::time::timeout(SOON, tenant.read.get(path)).await;
+        ensure!(waits.is_err(), "{path} took no turn");
+        let answer = other.read.get(path).await?;
+        ensure!(matches!(answer.status, 200 | 404), "{path}: {answer:?}");
+    }
+    host.admin.get("/api/v1/usage").await?.expect(200)?;
+    tenant.read.get("/api/v1/tenant").await?.expect(200)?;
+    drop(turns);
+    for path in paths {
+        let answer = tenant.read.get(path).await?;
+        ensure!(matches!(answer.status, 200 | 404), "{path}: {answer:?}");
+    }
+    host.finish().await
+}
+
 /// A window of another node with so many calls of one tenant, none of them metered.
 fn crowded(tenant: TenantId, calls: u64, to: OffsetDateTime) -> Posting {
     let node = NodeId(Uuid::from_u128(0xc0));

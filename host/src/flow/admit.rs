@@ -13,6 +13,9 @@ use super::Error;
 /// Uploads and deployments of one tenant at once: each holds a file in memory, a compiler or a new process.
 const TURNS: u32 = 2;
 
+/// Long answers that are read out of the ledger for one tenant at once.
+const READS: u32 = 2;
+
 /// Bodies of one tenant that wait to be parsed, in the largest that there may be.
 const BODIES: u32 = 2;
 
@@ -23,6 +26,7 @@ const ROOM_BYTES: u64 = 1 << 10;
 pub struct Admission {
     inner: Arc<Inner>,
     turns: PerTenant,
+    reads: PerTenant,
     bodies: PerTenant,
     /// Room of the largest body.
     body: u32,
@@ -86,6 +90,7 @@ impl Admission {
         Self {
             inner: Arc::new(inner),
             turns: PerTenant::new(TURNS),
+            reads: PerTenant::new(READS),
             bodies: PerTenant::new(room(body_bytes).saturating_mul(BODIES)),
             body: room(body_bytes),
         }
@@ -104,6 +109,16 @@ impl Admission {
     /// sends at once waits in its connections, not in the host's memory.
     pub async fn turn(&self, tenant: TenantId) -> Result<OwnedSemaphorePermit, Error> {
         self.turns.take(tenant, 1).await
+    }
+
+    /// Waits for the tenant's turn to have much of the ledger read for it, before a connection to Postgres is taken:
+    /// what it asks for at once waits in its own connections, and holds up nobody else. Whoever sees everyone's rows
+    /// (none) waits for no turn.
+    pub async fn read(&self, tenant: Option<TenantId>) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        match tenant {
+            Some(tenant) => self.reads.take(tenant, 1).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Waits until the tenant has room for a body of `bytes`, or for the largest one, before anything of it is
@@ -331,6 +346,20 @@ mod tests {
         let mut third = Box::pin(admission.turn(tenant(1)));
         assert!(futures::poll!(&mut third).is_pending());
         assert!(futures::poll!(Box::pin(admission.turn(tenant(2)))).is_ready());
+        drop(first);
+        assert!(third.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_tenant_reads_two_things_at_once_and_holds_up_nobody_else() {
+        let admission = Admission::new(8, 8, BODY);
+        let first = admission.read(Some(tenant(1))).await.unwrap();
+        let _second = admission.read(Some(tenant(1))).await.unwrap();
+        let mut third = Box::pin(admission.read(Some(tenant(1))));
+        assert!(futures::poll!(&mut third).is_pending());
+        assert!(futures::poll!(Box::pin(admission.read(Some(tenant(2))))).is_ready());
+        assert!(futures::poll!(Box::pin(admission.read(None))).is_ready());
+        assert!(futures::poll!(Box::pin(admission.turn(tenant(1)))).is_ready());
         drop(first);
         assert!(third.await.is_ok());
     }

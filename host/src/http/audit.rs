@@ -115,6 +115,7 @@ async fn list_audit(
         from: asked.from,
         to: asked.to,
     };
+    let _turn = app.admission.read(own).await?;
     let rows = match own {
         Some(own) => {
             app.db

@@ -295,6 +295,7 @@ async fn get_carbon(
     let (groups, as_of) = (asked.groups()?, asked.as_of);
     believable("as_of", as_of)?;
     let filter = asked.filter(app.clock.now())?;
+    let _turn = app.admission.read(own).await?;
     let worth = worth::value(&app, own, &filter, groups, as_of).await?;
     let sums = worth.sums.into_iter();
     let items = sums
@@ -388,6 +389,7 @@ async fn list_valuations(
         to: asked.to,
         as_of: asked.as_of,
     };
+    let _turn = app.admission.read(own).await?;
     let rows = match own {
         Some(own) => {
             app.db

@@ -80,6 +80,7 @@ async fn list_charges(
         tenant: asked.tenant,
         month: asked.month,
     };
+    let _turn = app.admission.read(own).await?;
     let (mut after, limit) = (listing.cut.after.unwrap_or_default(), listing.cut.limit);
     let mut rows = read(&app, own, filter, after, limit + 1).await?;
     let more = rows.len() > limit as usize;
@@ -154,6 +155,7 @@ async fn export_period(
 ) -> Result<Response, Error> {
     let own = principal.sees(&EVERYONES, asked.tenant)?;
     let month = month(&text)?;
+    let _turn = app.admission.read(own).await?;
     let closed = match own {
         Some(own) => app.db.tenant_tx(own).await?.is_closed(month).await?,
         None => app.db.billing_tx().await?.is_closed(month).await?,

@@ -39,5 +39,6 @@ async fn get_receipt_proof(
 ) -> Result<Json<ReceiptProof>, Error> {
     let tenant = principal.belongs()?;
     let invocation = id.parse().map_err(|_| Error::not_found("receipt", &id))?;
+    let _turn = app.admission.read(Some(tenant)).await?;
     Ok(Json(prove::prove(&app, tenant, invocation).await?))
 }

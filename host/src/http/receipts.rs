@@ -323,7 +323,7 @@ async fn list_receipts(
     principal: Principal,
     Query(asked): Query<Asked>,
 ) -> Result<Json<Page<ReceiptSummary>>, Error> {
-    let mut tx = app.db.tenant_tx(principal.belongs()?).await?;
+    let tenant = principal.belongs()?;
     let listing = asked.of("receipts")?;
     let filter = ReceiptFilter {
         deployment: asked.deployment,
@@ -332,6 +332,8 @@ async fn list_receipts(
         from: asked.from,
         to: asked.to,
     };
+    let _turn = app.admission.read(Some(tenant)).await?;
+    let mut tx = app.db.tenant_tx(tenant).await?;
     let rows = tx.receipts_list(&filter, &listing.cut).await?;
     Ok(listing.page(rows))
 }

@@ -178,6 +178,7 @@ async fn list_usage(
     // Grouped otherwise, it is another list.
     let listing = asked.of(format!("usage/{}", asked.group_by.as_deref().unwrap_or_default()))?;
     let (filter, cut) = (asked.filter()?, &listing.cut);
+    let _turn = app.admission.read(own).await?;
     let rows = match own {
         Some(own) => {
             app.db
