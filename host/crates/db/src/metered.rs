@@ -65,6 +65,49 @@ impl Place {
     }
 }
 
+/// What transfers of a unit moved.
+struct Moved {
+    tenant: Uuid,
+    deployment: Option<String>,
+    of_month: OffsetDateTime,
+    span: i32,
+    unit: String,
+    is_correction: bool,
+    quantity: String,
+    measured: Option<bool>,
+    modelled: Option<bool>,
+    estimated: Option<bool>,
+}
+
+impl TryFrom<Moved> for Metered {
+    type Error = DbError;
+    fn try_from(row: Moved) -> Result<Self, DbError> {
+        let place = Place {
+            tenant: row.tenant,
+            deployment: row.deployment,
+            of_month: row.of_month,
+            span: row.span,
+        };
+        let item = match word("unit.code", &row.unit)? {
+            Unit::Uj => Item::Energy,
+            Unit::Fuel => Item::Fuel,
+        };
+        let found = [
+            (row.measured, Provenance::Measured),
+            (row.modelled, Provenance::Modelled),
+            (row.estimated, Provenance::Estimated),
+        ];
+        let found = found
+            .into_iter()
+            .filter_map(|(is, provenance)| is.filter(|is| *is).map(|_| provenance));
+        Ok(Self {
+            is_correction: row.is_correction,
+            provenance: found.fold(None, |found, provenance| least(found, Some(provenance))),
+            ..place.metered(item, &row.quantity)?
+        })
+    }
+}
+
 impl BillingTx {
     /// Every tenant that there was, by its id.
     pub async fn tenant_lives(&mut self) -> Result<Vec<TenantLife>, DbError> {
@@ -88,27 +131,62 @@ impl BillingTx {
     }
 
     /// Energy and fuel, by what the transfers moved to and from tenants.
+    ///
+    /// A window rests on its own readings; an allocation on those of the windows whose idle energy it moves, which are
+    /// those of its span that entered the ledger before it and that no allocation between cites; a correction on all of
+    /// what it cites.
     async fn moved(&mut self, cut: &PeriodCut, changes: &[OffsetDateTime]) -> Result<Vec<Metered>, DbError> {
-        let rows = sqlx::query!(
+        let rows = sqlx::query_as!(
+            Moved,
             r#"with counted as (
-                   select p.id, p.node, p.epoch, p.seq, p.ended_at,
+                   select p.id, p.node, p.epoch, p.seq, p.kind, p.began_at, p.ended_at,
                        case p.kind when 'allocation' then p.began_at else p.ended_at end as moment
                    from posting p
                    where p.id <= $3 and (p.id > $4 or p.ended_at >= $1)
+               ), source as (
+                   select id as posting, false as is_cited, id, node, epoch, seq, kind, began_at, ended_at
+                   from counted
+                   union all
+                   select c.id, true, p.id, p.node, p.epoch, p.seq, p.kind, p.began_at, p.ended_at
+                   from counted c
+                   join transfer t on t.at = c.ended_at and t.node = c.node and t.epoch = c.epoch and t.seq = c.seq
+                   join posting p on p.hash = t.cites
+                   where c.kind = 'correction'
+               ), reading as (
+                   select s.posting, s.is_cited, r.root, r.provenance
+                   from source s
+                   join posting_root r on r.node = s.node and r.epoch = s.epoch and r.seq = s.seq
+                   union all
+                   select s.posting, s.is_cited, r.root, r.provenance
+                   from source s
+                   join posting w on w.node = s.node and w.ended_at > s.began_at and w.ended_at <= s.ended_at
+                       and w.id < s.id and w.kind = 'window'
+                   join transfer i on i.at = w.ended_at and i.node = w.node and i.epoch = w.epoch and i.seq = w.seq
+                       and i.kind = 'idle'
+                   join posting_root r
+                       on r.node = w.node and r.epoch = w.epoch and r.seq = w.seq and r.root = i.root
+                   where s.kind = 'allocation' and not exists (select from posting b
+                       where b.node = s.node and b.kind = 'allocation' and b.id > w.id and b.id < s.id
+                           and b.ended_at >= w.ended_at)
+               ), known as (
+                   select posting, case when is_cited then '' else root end as root,
+                       bool_or(provenance = 'measured') as measured, bool_or(provenance = 'modelled') as modelled,
+                       bool_or(provenance = 'estimated') as estimated
+                   from reading
+                   group by 1, 2
                )
                select t.tenant as "tenant!", t.deployment, date_trunc('month', c.moment, 'UTC') as "of_month!",
                    width_bucket(c.moment, $5::timestamptz[]) as "span!", unit.code as unit,
                    t.kind = 'correction' as "is_correction!",
                    sum(case when debit.code = 'tenant:' || t.tenant then t.amount else -t.amount end)::text
                        as "quantity!",
-                   bool_or(r.provenance = 'measured') as measured, bool_or(r.provenance = 'modelled') as modelled,
-                   bool_or(r.provenance = 'estimated') as estimated
+                   bool_or(k.measured) as measured, bool_or(k.modelled) as modelled,
+                   bool_or(k.estimated) as estimated
                from counted c
                join transfer t on t.at = c.ended_at and t.node = c.node and t.epoch = c.epoch and t.seq = c.seq
                join unit on unit.id = t.unit
                join account debit on debit.id = t.debit
-               left join posting_root r
-                   on r.node = t.node and r.epoch = t.epoch and r.seq = t.seq and r.root = t.root
+               left join known k on k.posting = c.id and k.root = coalesce(t.root, '') and unit.code = 'uj'
                where t.tenant is not null and c.moment < $2
                    and (c.moment >= $1 or c.id > $4)
                group by 1, 2, 3, 4, 5, 6
@@ -121,33 +199,7 @@ impl BillingTx {
         )
         .fetch_all(&mut *self.tx)
         .await?;
-        rows.into_iter()
-            .map(|row| {
-                let place = Place {
-                    tenant: row.tenant,
-                    deployment: row.deployment,
-                    of_month: row.of_month,
-                    span: row.span,
-                };
-                let item = match word("unit.code", &row.unit)? {
-                    Unit::Uj => Item::Energy,
-                    Unit::Fuel => Item::Fuel,
-                };
-                let found = [
-                    (row.measured, Provenance::Measured),
-                    (row.modelled, Provenance::Modelled),
-                    (row.estimated, Provenance::Estimated),
-                ];
-                let found = found
-                    .into_iter()
-                    .filter_map(|(is, provenance)| is.filter(|is| *is).map(|_| provenance));
-                Ok(Metered {
-                    is_correction: row.is_correction,
-                    provenance: found.fold(None, |found, provenance| least(found, Some(provenance))),
-                    ..place.metered(item, &row.quantity)?
-                })
-            })
-            .collect()
+        rows.into_iter().map(Metered::try_from).collect()
     }
 
     /// Calls and memory, by receipt lines: a call counts where its last line does.

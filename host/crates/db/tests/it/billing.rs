@@ -1,6 +1,7 @@
 //! Plans, months that close, corrections and statements.
 
 use db::{ChargeFilter, Cut, DbError};
+use domain::account::Account;
 use domain::billing::statement::Metered;
 use domain::billing::{Item, Month, Prices};
 use domain::energy::Provenance;
@@ -143,7 +144,7 @@ async fn a_month_has_what_was_posted_before_its_cut_and_the_next_what_came_late(
         .filter(|used| used.item == Item::Energy)
         .map(|used| used.provenance)
         .collect();
-    // An allocation has no reading of its own.
+    // An allocation has no reading of its own, and this one moves the idle energy of no window.
     let known = Some(Provenance::Modelled);
     assert_eq!(provenances, [known, known, None, known, known]);
     let graphs = tx.graph_use(&cut).await.unwrap();
@@ -155,6 +156,77 @@ async fn a_month_has_what_was_posted_before_its_cut_and_the_next_what_came_late(
         graphs,
         [(A, Digest::of(b"graph"), 2, 4), (B, Digest::of(b"graph"), 2, 4)]
     );
+    drop(tx);
+    fixture.finish().await;
+}
+
+/// An hour's idle energy moved to a tenant.
+fn allocated(after: &Posting, tenant: TenantId, to: &str) -> Posting {
+    let mut posting = allocation(after.seq + 1, after.hash, at(to));
+    posting.from = posting.to - Duration::HOUR;
+    let moved = &mut posting.transfers[0];
+    (moved.root, moved.tenant) = (Some("modelled".into()), Some(tenant));
+    moved.debit = Account::Tenant(tenant);
+    sealed(posting)
+}
+
+fn read_as(provenance: Provenance, after: Option<&Posting>, to: &str) -> Posting {
+    let (seq, head) = after.map_or((0, Digest::ZERO), |after| (after.seq + 1, after.hash));
+    let mut posting = window(seq, head, at(to));
+    posting.roots[0].root.provenance = provenance;
+    sealed(posting)
+}
+
+#[sqlx::test(migrations = false)]
+async fn what_is_moved_is_as_sure_as_the_least_of_what_it_cites(_: PgPoolOptions, options: PgConnectOptions) {
+    use Provenance::{Estimated, Measured, Modelled};
+    let fixture = Fixture::new(options).await;
+    let tenant = |id| TenantId(Uuid::from_u128(id));
+    let mut posted: Vec<Posting> = Vec::new();
+    for (provenance, to) in [(Measured, "2026-05-10T10:10:00Z"), (Measured, "2026-05-10T10:20:00Z")] {
+        posted.push(read_as(provenance, posted.last(), to));
+    }
+    posted.push(allocated(&posted[1], tenant(1), "2026-05-10T11:00:00Z"));
+    // Of the hour too, but late: the next allocation cites it, and it alone.
+    posted.push(read_as(Estimated, posted.last(), "2026-05-10T10:40:00Z"));
+    posted.push(allocated(&posted[3], tenant(2), "2026-05-10T11:00:00Z"));
+    posted.push(read_as(Measured, posted.last(), "2026-05-10T11:10:00Z"));
+    posted.push(read_as(Modelled, posted.last(), "2026-05-10T12:00:00Z"));
+    posted.push(allocated(&posted[6], tenant(3), "2026-05-10T12:00:00Z"));
+    // Nothing of this hour was read.
+    posted.push(allocated(&posted[7], tenant(4), "2026-05-10T13:00:00Z"));
+    for posting in &posted {
+        fixture.post(posting).await;
+    }
+    let mut sealer = sealer(posted[8].hash);
+    for (id, cited) in [(5, &posted[2]), (6, &posted[3]), (7, &posted[7]), (8, &posted[8])] {
+        let asked = correction(tenant(id), 1, cited.hash);
+        let mut tx = fixture.db.admin_tx().await.unwrap();
+        tx.correction_insert(NODE, &asked).await.unwrap();
+        tx.commit().await.unwrap();
+        fixture
+            .post(&sealer.correct(&asked, at("2026-05-11T00:00:00Z")))
+            .await;
+    }
+    let cut = fixture.cut(month("2026-05")).await;
+    let mut tx = fixture.db.billing_tx().await.unwrap();
+    let metered = tx.metered(&cut, &tx_plans()).await.unwrap();
+    let energy = metered.iter().filter(|used| used.item == Item::Energy);
+    let moved = energy.filter(|used| used.deployment.is_none() || used.is_correction);
+    let moved: Vec<_> = moved
+        .map(|used| (used.tenant, used.quantity, used.provenance))
+        .collect();
+    let expected = [
+        (tenant(1), 15, Some(Measured)),
+        (tenant(2), 15, Some(Estimated)),
+        (tenant(3), 15, Some(Modelled)),
+        (tenant(4), 15, None),
+        (tenant(5), 1, Some(Measured)),
+        (tenant(6), 1, Some(Estimated)),
+        (tenant(7), 1, Some(Modelled)),
+        (tenant(8), 1, None),
+    ];
+    assert_eq!(moved, expected);
     drop(tx);
     fixture.finish().await;
 }
