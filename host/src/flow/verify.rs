@@ -1,10 +1,14 @@
 //! Verify: the whole ledger recomputed, row by row, until the first that does not fit.
 
-use db::{BillingTx, Cut, Db, DbError, LedgerSpan, PostingPlace};
+use db::{BillingTx, Cut, Db, DbError, Found, LedgerSpan, PostingPlace};
 use domain::checkpoint::CheckpointError;
 use domain::signature::Signer;
 
 use super::Error;
+
+/// How many postings are read at once, and how many receipt lines of them, unless one posting has more.
+const TOGETHER: usize = 64;
+const MOST_LINES: u32 = 20_000;
 
 /// The first thing that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,28 +35,33 @@ pub struct Verified {
 pub async fn postings(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verified, Error> {
     let mut tx = db.billing_tx().await?;
     let page = tx.posting_places(span, cut).await?;
-    let mut checked = 0;
-    for place in page.items {
-        if let Some(what) = posting(&mut tx, &place).await? {
-            let row = format!("posting {}", place.key);
-            let fault = Some(Fault { row, what });
-            return Ok(Verified {
-                checked,
-                fault,
-                next: None,
-            });
-        }
-        checked += 1;
-    }
-    Ok(Verified {
-        checked,
+    let mut verified = Verified {
+        checked: 0,
         fault: None,
-        next: page.next,
-    })
+        next: None,
+    };
+    let mut left = &page.items[..];
+    while !left.is_empty() {
+        let keys: Vec<_> = left.iter().take(TOGETHER).map(|place| place.key).collect();
+        let found = tx.postings_get(&keys, MOST_LINES).await?;
+        let (these, behind) = left.split_at(found.len());
+        for (place, found) in these.iter().zip(found) {
+            if let Some(what) = unfit(place, found)? {
+                let row = format!("posting {}", place.key);
+                verified.fault = Some(Fault { row, what });
+                return Ok(verified);
+            }
+            verified.checked += 1;
+        }
+        left = behind;
+    }
+    verified.next = page.next;
+    Ok(verified)
 }
 
-async fn posting(tx: &mut BillingTx, place: &PostingPlace) -> Result<Option<String>, DbError> {
-    let posting = match tx.posting_get(place.key).await {
+/// What is wrong with a posting that was found in its place.
+fn unfit(place: &PostingPlace, found: Found) -> Result<Option<String>, DbError> {
+    let posting = match found {
         Ok(Some(posting)) => posting,
         Ok(None) => return Ok(Some("it is gone".to_owned())),
         // Somebody wrote what no host writes.

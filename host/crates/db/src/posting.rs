@@ -3,15 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use domain::energy::Root;
-use domain::posting::{Posting, PostingKind, PostingRoot, ReceiptLine, Transfer};
-use domain::{Digest, Epoch, NodeId, TenantId};
-use time::OffsetDateTime;
+use domain::posting::{Posting, PostingKind};
+use domain::{Digest, Epoch, NodeId};
 use uuid::Uuid;
 
-use crate::convert::{digest, load, parse, some, store, word};
-use crate::lines::{LineColumns, LineRow, RootColumns, TransferColumns, lines};
-use crate::{BillingTx, DbError, WriterTx};
+use crate::convert::{load, store};
+use crate::lines::{LineColumns, RootColumns, TransferColumns};
+use crate::{DbError, WriterTx};
 
 /// The key of a posting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -271,171 +269,5 @@ fn counted(table: &'static str, added: u64, given: usize) -> Result<(), DbError>
             table,
             format_args!("{added} rows added of {given}"),
         ))
-    }
-}
-
-struct RootRow {
-    root: String,
-    kind: String,
-    provenance: String,
-    uncertainty_ppm: i64,
-    model_version: i64,
-    boot_id: Uuid,
-    start_uj: i64,
-    end_uj: i64,
-    faults: Vec<String>,
-}
-
-impl TryFrom<RootRow> for PostingRoot {
-    type Error = DbError;
-    fn try_from(row: RootRow) -> Result<Self, DbError> {
-        Ok(Self {
-            root: Root {
-                name: row.root,
-                kind: row.kind,
-                provenance: word("posting_root.provenance", &row.provenance)?,
-                uncertainty_ppm: load("posting_root.uncertainty_ppm", row.uncertainty_ppm)?,
-                model_version: load("posting_root.model_version", row.model_version)?,
-            },
-            boot_id: row.boot_id,
-            start_uj: load("posting_root.start_uj", row.start_uj)?,
-            end_uj: load("posting_root.end_uj", row.end_uj)?,
-            faults: row
-                .faults
-                .iter()
-                .map(|fault| word("posting_root.faults", fault))
-                .collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-struct TransferRow {
-    ordinal: i32,
-    credit: String,
-    debit: String,
-    root: Option<String>,
-    unit: String,
-    kind: String,
-    tenant: Option<Uuid>,
-    deployment: Option<String>,
-    release: Option<i32>,
-    amount: i64,
-}
-
-impl TryFrom<TransferRow> for Transfer {
-    type Error = DbError;
-    fn try_from(row: TransferRow) -> Result<Self, DbError> {
-        Ok(Self {
-            ordinal: load("transfer.ordinal", row.ordinal)?,
-            credit: parse("transfer.credit", &row.credit)?,
-            debit: parse("transfer.debit", &row.debit)?,
-            root: row.root,
-            unit: word("transfer.unit", &row.unit)?,
-            kind: word("transfer.kind", &row.kind)?,
-            tenant: row.tenant.map(TenantId),
-            deployment: some(row.deployment, |name| parse("transfer.deployment", &name))?,
-            release: some(row.release, |number| load("transfer.release", number))?,
-            amount: load("transfer.amount", row.amount)?,
-        })
-    }
-}
-
-impl BillingTx {
-    /// A posting as it was added, everything under it included, ready to be verified.
-    pub async fn posting_get(&mut self, key: PostingKey) -> Result<Option<Posting>, DbError> {
-        let seq: i64 = store("posting.seq", key.seq)?;
-        let row = sqlx::query!(
-            "select kind, began_at, ended_at, fuel_schedule, input_digest, merkle_root, prev_hash, hash
-             from posting
-             where node = $1 and epoch = $2 and seq = $3",
-            key.node.0,
-            key.epoch.0,
-            seq
-        )
-        .fetch_optional(&mut *self.tx)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(Posting {
-            node: key.node,
-            epoch: key.epoch,
-            seq: key.seq,
-            kind: word("posting.kind", &row.kind)?,
-            from: row.began_at,
-            to: row.ended_at,
-            fuel_schedule: load("posting.fuel_schedule", row.fuel_schedule)?,
-            roots: self.posting_roots(key, seq).await?,
-            transfers: self.posting_transfers(key, seq, row.ended_at).await?,
-            lines: self.posting_lines(key, seq, row.ended_at).await?,
-            input_digest: digest("posting.input_digest", &row.input_digest)?,
-            merkle_root: digest("posting.merkle_root", &row.merkle_root)?,
-            prev_hash: digest("posting.prev_hash", &row.prev_hash)?,
-            hash: digest("posting.hash", &row.hash)?,
-        }))
-    }
-
-    async fn posting_roots(&mut self, key: PostingKey, seq: i64) -> Result<Vec<PostingRoot>, DbError> {
-        let rows = sqlx::query_as!(
-            RootRow,
-            "select root, kind, provenance, uncertainty_ppm, model_version, boot_id, start_uj, end_uj, faults
-             from posting_root
-             where node = $1 and epoch = $2 and seq = $3
-             order by ordinal",
-            key.node.0,
-            key.epoch.0,
-            seq
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(PostingRoot::try_from)
-            .collect()
-    }
-
-    async fn posting_transfers(
-        &mut self,
-        key: PostingKey,
-        seq: i64,
-        at: OffsetDateTime,
-    ) -> Result<Vec<Transfer>, DbError> {
-        let rows = sqlx::query_as!(
-            TransferRow,
-            "select t.ordinal, credit.code as credit, debit.code as debit, t.root, unit.code as unit, t.kind,
-                 t.tenant, t.deployment, t.release, t.amount
-             from transfer t
-             join account credit on credit.id = t.credit
-             join account debit on debit.id = t.debit
-             join unit on unit.id = t.unit
-             where t.at = $1 and t.node = $2 and t.epoch = $3 and t.seq = $4
-             order by t.ordinal",
-            at,
-            key.node.0,
-            key.epoch.0,
-            seq
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(Transfer::try_from)
-            .collect()
-    }
-
-    pub(crate) async fn posting_lines(
-        &mut self,
-        key: PostingKey,
-        seq: i64,
-        at: OffsetDateTime,
-    ) -> Result<Vec<ReceiptLine>, DbError> {
-        let rows = lines!(
-            "where l.at = $1 and l.node = $2 and l.epoch = $3 and l.seq = $4 order by l.invocation",
-            at,
-            key.node.0,
-            key.epoch.0,
-            seq
-        );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(ReceiptLine::try_from)
-            .collect()
     }
 }

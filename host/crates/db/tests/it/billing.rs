@@ -183,7 +183,10 @@ async fn what_is_moved_is_as_sure_as_the_least_of_what_it_cites(_: PgPoolOptions
     let fixture = Fixture::new(options).await;
     let tenant = |id| TenantId(Uuid::from_u128(id));
     let mut posted: Vec<Posting> = Vec::new();
-    for (provenance, to) in [(Measured, "2026-05-10T10:10:00Z"), (Measured, "2026-05-10T10:20:00Z")] {
+    for (provenance, to) in [
+        (Measured, "2026-05-10T10:10:00Z"),
+        (Measured, "2026-05-10T10:20:00Z"),
+    ] {
         posted.push(read_as(provenance, posted.last(), to));
     }
     posted.push(allocated(&posted[1], tenant(1), "2026-05-10T11:00:00Z"));

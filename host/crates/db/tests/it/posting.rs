@@ -55,6 +55,52 @@ async fn comes_back_as_it_went_in(_: PgPoolOptions, options: PgConnectOptions) {
 }
 
 #[sqlx::test(migrations = false)]
+async fn many_come_back_at_once_as_many_as_their_lines_allow(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let now = fixture.now().await;
+    let mut posted: Vec<Posting> = Vec::new();
+    for seq in 0..5 {
+        let (prev, at) = (
+            posted.last().map_or(Digest::ZERO, |last| last.hash),
+            now + Duration::MILLISECOND * i32::try_from(seq).unwrap(),
+        );
+        posted.push(match seq {
+            2 => allocation(seq, prev, at),
+            _ => window(seq, prev, at),
+        });
+        fixture.post(&posted[seq as usize]).await;
+    }
+    let gone = key(&window(9, Digest::ZERO, now));
+    let mut keys: Vec<_> = posted.iter().map(key).collect();
+    keys.insert(4, gone);
+    let mut expected: Vec<_> = posted.into_iter().map(Some).collect();
+    expected.insert(4, None);
+    let mut tx = fixture.db.billing_tx().await.unwrap();
+    // Windows have two lines each, the allocation and what is gone none.
+    for (most_lines, pieces) in [
+        (0, vec![1, 1, 1, 1, 1, 1]),
+        (1, vec![1, 1, 1, 1, 1, 1]),
+        (2, vec![1, 2, 2, 1]),
+        (3, vec![1, 2, 2, 1]),
+        (4, vec![3, 3]),
+        (5, vec![3, 3]),
+        (7, vec![5, 1]),
+        (8, vec![6]),
+        (u32::MAX, vec![6]),
+    ] {
+        let (mut read, mut sizes) = (Vec::new(), Vec::new());
+        while read.len() < keys.len() {
+            let found = tx.postings_get(&keys[read.len()..], most_lines).await.unwrap();
+            sizes.push(found.len());
+            read.extend(found.into_iter().map(Result::unwrap));
+        }
+        assert_eq!((&read, sizes), (&expected, pieces), "{most_lines} lines");
+    }
+    drop(tx);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
 async fn finer_than_a_microsecond_still_verifies(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
     let posting = window(0, Digest::ZERO, fixture.now().await + Duration::nanoseconds(999));
