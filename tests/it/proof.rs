@@ -274,6 +274,7 @@ fn crowded(tenant: TenantId, calls: u64, to: OffsetDateTime) -> Posting {
             deployment: Some("echo".parse().unwrap()),
             release: Some(1),
             amount: calls,
+            cites: None,
         }],
         lines: (0..calls).map(line).collect(),
         input_digest: Digest::ZERO,

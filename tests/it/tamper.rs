@@ -41,6 +41,7 @@ fn transfer(ordinal: u32, amount: u64, tenant: Option<u128>, unit: Unit) -> Tran
         deployment: tenant.map(|_| "echo".parse().unwrap()),
         release: tenant.map(|_| 1),
         amount,
+        cites: None,
     }
 }
 
@@ -293,6 +294,59 @@ async fn a_changed_value_is_named() -> anyhow::Result<()> {
             .found(&statement(set), &statement(undo), &row(1), what)
             .await?;
     }
+    ledger.finish().await
+}
+
+/// A correction that takes 5 µJ off a tenant, as it is sealed where its hash covers what it cites or not.
+fn correction(seq: u64, before: &Posting, cites: Option<Digest>) -> Posting {
+    let tenant = TenantId(Uuid::from_u128(0xa));
+    sealed(Posting {
+        seq,
+        kind: PostingKind::Correction,
+        from: before.to,
+        roots: vec![],
+        transfers: vec![Transfer {
+            credit: Account::Tenant(tenant),
+            debit: Account::Platform,
+            root: None,
+            kind: TransferKind::Correction,
+            release: None,
+            cites,
+            ..transfer(0, 5, Some(0xa), Unit::Uj)
+        }],
+        lines: vec![],
+        prev_hash: before.hash,
+        ..before.clone()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_correction_cites_is_under_its_hash() -> anyhow::Result<()> {
+    let mut ledger = Ledger::new().await?;
+    let (cited, last) = (ledger.posting(1).await?.hash, ledger.posting(4).await?);
+    let new = correction(5, &last, Some(cited));
+    let old = correction(6, &new, None);
+    for posting in [&new, &old] {
+        let mut tx = ledger.db.writer_tx().await?;
+        assert_eq!(tx.posting_insert(posting).await?, PostingInsert::Inserted);
+        tx.commit().await?;
+        assert_eq!(ledger.fault().await?, None);
+    }
+    assert_eq!(ledger.posting(5).await?, new);
+    let undo = "update transfer set cites = (select hash from posting where seq = 1) where seq = 5";
+    for other in ["(select hash from posting where seq = 2)", "null"] {
+        let change = format!("update transfer set cites = {other} where seq = 5");
+        ledger.found(&change, undo, &row(5), "has the hash").await?;
+    }
+    // One whose hash says nothing of it fits as it did: an older host wrote so.
+    let as_before = undo.replace("seq = 5", "seq = 6");
+    ledger.tamper(&as_before).await?;
+    assert_eq!(ledger.fault().await?, None);
+    // No window cites anything.
+    let change =
+        "update transfer set cites = (select hash from posting where seq = 1) where seq = 2 and ordinal = 1";
+    let undo = "update transfer set cites = null where seq = 2 and ordinal = 1";
+    ledger.found(change, undo, &row(2), "contradicts itself").await?;
     ledger.finish().await
 }
 

@@ -139,6 +139,7 @@ mod tests {
             deployment: tenant.map(|_| "echo".parse().unwrap()),
             release: tenant.map(|_| 1),
             amount: uj,
+            cites: None,
         };
         let mut transfers: Vec<_> = (0..tenants)
             .map(|tenant| transfer(Some(tenant), TransferKind::Dynamic))

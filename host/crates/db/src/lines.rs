@@ -61,6 +61,7 @@ pub(crate) struct TransferColumns {
     pub deployment: Vec<Option<String>>,
     pub release: Vec<Option<i32>>,
     pub amount: Vec<i64>,
+    pub cites: Vec<Option<Vec<u8>>>,
 }
 
 impl TransferColumns {
@@ -80,6 +81,7 @@ impl TransferColumns {
                 .push(transfer.deployment.as_ref().map(ToString::to_string));
             columns.release.push(release);
             columns.amount.push(store("transfer.amount", transfer.amount)?);
+            columns.cites.push(transfer.cites.map(|hash| hash.0.to_vec()));
         }
         Ok(columns)
     }

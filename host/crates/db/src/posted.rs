@@ -110,6 +110,7 @@ struct TransferRow {
     deployment: Option<String>,
     release: Option<i32>,
     amount: i64,
+    cites: Option<Vec<u8>>,
 }
 
 impl TryFrom<TransferRow> for Transfer {
@@ -126,6 +127,7 @@ impl TryFrom<TransferRow> for Transfer {
             deployment: some(row.deployment, |name| parse("transfer.deployment", &name))?,
             release: some(row.release, |number| load("transfer.release", number))?,
             amount: load("transfer.amount", row.amount)?,
+            cites: some(row.cites, |hash| digest("transfer.cites", &hash))?,
         })
     }
 }
@@ -255,7 +257,7 @@ impl BillingTx {
         let rows = sqlx::query_as!(
             TransferRow,
             "select t.node, t.epoch, t.seq, t.ordinal, credit.code as credit, debit.code as debit, t.root,
-                 unit.code as unit, t.kind, t.tenant, t.deployment, t.release, t.amount
+                 unit.code as unit, t.kind, t.tenant, t.deployment, t.release, t.amount, t.cites
              from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as k (node, epoch, seq)
              join posting p on p.node = k.node and p.epoch = k.epoch and p.seq = k.seq
              join transfer t on t.at = p.ended_at and t.node = p.node and t.epoch = p.epoch and t.seq = p.seq

@@ -143,11 +143,12 @@ impl WriterTx {
     }
 
     async fn transfers_insert(&mut self, posting: &Posting, seq: i64) -> Result<(), DbError> {
-        let columns = TransferColumns::of(&posting.transfers)?;
-        let cites = match posting.kind {
-            PostingKind::Correction => self.correction_cites(posting.input_digest).await?,
-            PostingKind::Window | PostingKind::Allocation => None,
-        };
+        let mut columns = TransferColumns::of(&posting.transfers)?;
+        if posting.kind == PostingKind::Correction && columns.cites.iter().all(Option::is_none) {
+            // It was sealed before transfers said what they cite.
+            let cites = self.correction_cites(posting.input_digest).await?;
+            columns.cites.fill(cites);
+        }
         // Sorted, so that two nodes which add the same accounts cannot wait for each other.
         let accounts: BTreeSet<&String> = columns.credit.iter().chain(&columns.debit).collect();
         let accounts: Vec<&str> = accounts.into_iter().map(String::as_str).collect();
@@ -164,10 +165,10 @@ impl WriterTx {
             "insert into transfer (at, node, epoch, seq, ordinal, credit, debit, root, unit, kind, tenant,
                  deployment, release, amount, cites)
              select $1::timestamptz, $2::uuid, $3::uuid, $4::bigint, t.ordinal, credit.id, debit.id, t.root,
-                 unit.id, t.kind, t.tenant, t.deployment, t.release, t.amount, $15::bytea
+                 unit.id, t.kind, t.tenant, t.deployment, t.release, t.amount, t.cites
              from unnest($5::integer[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-                 $11::uuid[], $12::text[], $13::integer[], $14::bigint[])
-                 as t (ordinal, credit, debit, root, unit, kind, tenant, deployment, release, amount)
+                 $11::uuid[], $12::text[], $13::integer[], $14::bigint[], $15::bytea[])
+                 as t (ordinal, credit, debit, root, unit, kind, tenant, deployment, release, amount, cites)
              join account credit on credit.code = t.credit
              join account debit on debit.code = t.debit
              join unit on unit.code = t.unit",
@@ -185,7 +186,7 @@ impl WriterTx {
             &columns.deployment as &[Option<String>],
             &columns.release as &[Option<i32>],
             &columns.amount,
-            cites.as_deref()
+            &columns.cites as &[Option<Vec<u8>>]
         )
         .execute(&mut *self.tx)
         .await?;

@@ -141,6 +141,7 @@ impl Allocation {
                     deployment: None,
                     release: None,
                     amount,
+                    cites: None,
                 });
             }
         }

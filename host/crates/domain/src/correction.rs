@@ -59,6 +59,7 @@ impl Correction {
             deployment: self.deployment.clone(),
             release: None,
             amount: self.amount.unsigned_abs(),
+            cites: Some(self.cites),
         };
         Some(transfer)
             .filter(|transfer| transfer.amount > 0)
@@ -71,6 +72,7 @@ impl Correction {
 mod tests {
     use super::*;
     use crate::posting::PostingKind;
+    use crate::verify::PostingError;
     use crate::window::{OpenReceipts, Sealer};
     use crate::{Epoch, NodeId};
 
@@ -113,6 +115,40 @@ mod tests {
             let to_tenant = matches!(transfer.debit, Account::Tenant(_));
             assert_eq!((to_tenant, transfer.amount), (amount > 0, 5));
         }
+    }
+
+    #[test]
+    fn its_hash_covers_what_it_cites() {
+        let posting = sealer().correct(&correction(5), OffsetDateTime::UNIX_EPOCH);
+        assert_eq!(posting.transfers[0].cites, Some(correction(5).cites));
+        for cites in [None, Some(Digest::ZERO)] {
+            let mut changed = posting.clone();
+            changed.transfers[0].cites = cites;
+            assert!(matches!(changed.verify(), Err(PostingError::Hash { .. })));
+        }
+        // One that was sealed before fits as it did.
+        let mut old = posting.clone();
+        old.hash = old.compute_hash_without_cites();
+        assert_ne!(old.hash, posting.hash);
+        for cites in [None, Some(correction(5).cites)] {
+            old.transfers[0].cites = cites;
+            assert_eq!(old.verify(), Ok(()));
+        }
+        old.transfers[0].amount += 1;
+        assert!(matches!(old.verify(), Err(PostingError::Hash { .. })));
+    }
+
+    /// Version 3 of the encoding: if this fails, it needs a new version.
+    #[test]
+    fn the_encoding_stays() {
+        let mut posting = sealer().correct(&correction(5), OffsetDateTime::UNIX_EPOCH);
+        posting.fuel_schedule = 1;
+        let digests = [posting.compute_hash(), posting.compute_hash_without_cites()];
+        let expected: [&str; 2] = [
+            "882bbf4279c6d0d946a7946bd02d2fac5fc4039ab62a301f5010896ba8818d71",
+            "a11ada4942a2e46496502c67e7f931537de05b13b93e48826b6e67e231962046",
+        ];
+        assert_eq!(digests.map(|digest| digest.hex()), expected);
     }
 
     #[test]

@@ -18,8 +18,10 @@
 //! - Version 2: model work has its device's busy time after its CPU time, and slices have their weights. A
 //!   line without busy time is encoded in version 1, so that its leaf is what it always was. What was wrong with
 //!   meters follows: slices have it after their weights, and rows of roots at their end; a posting without any is
-//!   encoded in version 1. The inputs of a window are not kept once it is sealed, and are always in
-//!   the newest version.
+//!   encoded in version 1. The inputs of a window are not kept once it is sealed, and are always in this version, as
+//!   those of allocations and corrections.
+//! - Version 3: transfers have what they cite at their end. A posting that cites nothing is encoded as before. One
+//!   that was sealed before cites without its hash saying so: see [`Posting::verify`].
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -33,10 +35,11 @@ use crate::window::Crash;
 use crate::{Digest, Usage, merkle};
 
 /// The newest version of the encoding.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
-/// The version without what later ones added.
+/// The versions without what later ones added.
 const FIRST: u8 = 1;
+const SECOND: u8 = 2;
 
 const INPUTS: u8 = 2;
 const POSTING: u8 = 3;
@@ -152,7 +155,7 @@ impl Encoder {
             to.u64(work.runs);
             to.u64(work.rows);
             to.u64(work.cpu_ns);
-            if to.version > FIRST {
+            if to.version >= SECOND {
                 to.u64(work.busy_ns);
             }
         });
@@ -224,7 +227,7 @@ impl Encoder {
         self.uuid(&root.boot_id);
         self.u64(root.start_uj);
         self.u64(root.end_uj);
-        if self.version > FIRST {
+        if self.version >= SECOND {
             self.list(&root.faults, |to, kind| to.text(kind.as_str()));
         }
     }
@@ -240,12 +243,15 @@ impl Encoder {
         self.option(transfer.deployment.as_ref(), |to, name| to.text(name.as_str()));
         self.option(transfer.release, Self::u32);
         self.u64(transfer.amount);
+        if self.version >= VERSION {
+            self.option(transfer.cites.as_ref(), Self::digest);
+        }
     }
 }
 
 /// The digest of a window's inputs: the readings where it begins, its slices, and what a crash left.
 pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Crash>) -> Digest {
-    let mut to = Encoder::new(Some(INPUTS), VERSION);
+    let mut to = Encoder::new(Some(INPUTS), SECOND);
     to.list(baseline, Encoder::reading);
     to.list(slices, Encoder::slice);
     to.option(crash, |to, crash| {
@@ -258,7 +264,7 @@ pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Cras
 
 /// The digest of an allocation's inputs: its span, what it cites, what there is and who reserved what.
 pub fn allocation_digest(allocation: &Allocation) -> Digest {
-    let mut to = Encoder::new(Some(ALLOCATION), VERSION);
+    let mut to = Encoder::new(Some(ALLOCATION), SECOND);
     to.time(allocation.from);
     to.time(allocation.to);
     to.list(&allocation.cited, |to, cited| {
@@ -277,7 +283,7 @@ pub fn allocation_digest(allocation: &Allocation) -> Digest {
 
 /// The digest of a correction: all of it. Its amount is its 64 bits as they are, a sign first.
 pub fn correction_digest(correction: &Correction) -> Digest {
-    let mut to = Encoder::new(Some(CORRECTION), VERSION);
+    let mut to = Encoder::new(Some(CORRECTION), SECOND);
     to.uuid(&correction.id);
     to.time(correction.at);
     to.uuid(&correction.tenant.0);
@@ -294,7 +300,7 @@ impl ReceiptLine {
     /// The line's hash as a leaf of its posting's Merkle tree.
     pub fn leaf(&self) -> Digest {
         let worked = self.usage.work.iter().any(|work| work.busy_ns > 0);
-        let mut to = Encoder::new(None, if worked { VERSION } else { FIRST });
+        let mut to = Encoder::new(None, if worked { SECOND } else { FIRST });
         to.call(&self.call);
         to.u32(self.ordinal);
         to.option(self.outcome, |to, outcome| to.text(outcome.as_str()));
@@ -322,8 +328,20 @@ impl Posting {
     /// The hash of all that the posting says, its own hash aside. The lines enter by their number and
     /// Merkle root, so that the chain can be verified after they were archived.
     pub fn compute_hash(&self) -> Digest {
+        match self.transfers.iter().any(|transfer| transfer.cites.is_some()) {
+            true => self.hash_in(VERSION),
+            false => self.compute_hash_without_cites(),
+        }
+    }
+
+    /// The hash as it was before it covered what transfers cite.
+    pub(crate) fn compute_hash_without_cites(&self) -> Digest {
         let has_faults = self.roots.iter().any(|root| !root.faults.is_empty());
-        let mut to = Encoder::new(Some(POSTING), if has_faults { VERSION } else { FIRST });
+        self.hash_in(if has_faults { SECOND } else { FIRST })
+    }
+
+    fn hash_in(&self, version: u8) -> Digest {
+        let mut to = Encoder::new(Some(POSTING), version);
         to.digest(&self.prev_hash);
         to.uuid(&self.node.0);
         to.uuid(&self.epoch.0);

@@ -215,6 +215,9 @@ pub struct Transfer {
     pub release: Option<u32>,
     /// How much; above 0.
     pub amount: u64,
+    /// The hash of the posting that it repairs, of corrections. One that was sealed before hashes covered this has it
+    /// from the ledger alone.
+    pub cites: Option<Digest>,
 }
 
 /// The part of a receipt that fell into one window.

@@ -14,6 +14,7 @@ mod frame;
 mod handle;
 mod record;
 mod recovered;
+mod second;
 mod segment;
 mod sync;
 #[cfg(test)]

@@ -8,10 +8,16 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::fold::Checkpoint;
-use crate::{JournalError, MAX_RECORD_BYTES};
+use crate::{JournalError, MAX_RECORD_BYTES, second};
 
 /// The version of the encoding. A change of any type below needs a new one.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
+
+/// The version before it, in which transfers did not say what they cite. It is still read.
+pub(crate) const SECOND: u8 = 2;
+
+/// How a sealed posting begins: an [`Entry::Record`] of [`Record::Sealed`].
+const SEALED: [u8; 2] = [1, 3];
 
 /// One thing that the node must not forget.
 ///
@@ -90,17 +96,54 @@ impl Entry {
     /// The entry of a frame's payload.
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
         let (&version, rest) = payload.split_first().ok_or(DecodeError::Malformed)?;
-        if version != VERSION {
-            return Err(DecodeError::Version(version));
-        }
-        match postcard::take_from_bytes(rest) {
-            Ok((entry, [])) => Ok(entry),
-            _ => Err(DecodeError::Malformed),
+        match (version, rest.strip_prefix(&SEALED)) {
+            (SECOND, Some(posting)) => {
+                let posting: second::Posting = whole(posting)?;
+                Ok(Self::Record(Record::Sealed(Box::new(posting.into()))))
+            }
+            (VERSION | SECOND, _) => whole(rest),
+            _ => Err(DecodeError::Version(version)),
         }
     }
 
-    /// Whether a payload can at all be an entry of this version, told by its first two bytes.
+    /// Whether a payload can at all be an entry of a version that is read, told by its first two bytes.
     pub(crate) fn plausible(payload: &[u8]) -> bool {
-        matches!(payload, [VERSION, 0 | 1, ..])
+        matches!(payload, [VERSION | SECOND, 0 | 1, ..])
+    }
+}
+
+/// What all of `bytes` encode.
+fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(DecodeError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{line, sealed, started, window};
+
+    #[test]
+    fn what_the_version_before_wrote_is_read() {
+        let posting = window(1, 0, 2, 50, vec![line(3, 0, 7, None)]);
+        let sealed = sealed(posting.clone());
+        let payload = EntryRef::Record(&sealed).encode().unwrap();
+        assert_eq!(payload[1..3], SEALED);
+        let old = postcard::to_extend(&second::Posting::from(posting), Vec::new()).unwrap();
+        assert!(old.len() < payload.len());
+        let old = [&[SECOND][..], &SEALED, &old].concat();
+        assert_eq!(Entry::decode(&old), Ok(Entry::Record(sealed)));
+        assert_eq!(Entry::decode(&old[..old.len() - 1]), Err(DecodeError::Malformed));
+        assert!(Entry::plausible(&old));
+
+        // All else is as it was.
+        let started = started(1, 0, 100);
+        let mut payload = EntryRef::Record(&started).encode().unwrap();
+        payload[0] = SECOND;
+        assert_eq!(Entry::decode(&payload), Ok(Entry::Record(started)));
+        payload[0] = 1;
+        assert_eq!(Entry::decode(&payload), Err(DecodeError::Version(1)));
     }
 }

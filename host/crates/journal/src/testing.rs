@@ -147,6 +147,7 @@ pub(crate) fn window(n: u128, seq: u64, to: i64, end_uj: u64, lines: Vec<Receipt
             deployment: None,
             release: None,
             amount: 1,
+            cites: None,
         }],
         lines,
         input_digest: Digest::ZERO,

@@ -386,6 +386,7 @@ fn transfer(ordinal: u32, credit: Account, debit: Account, kind: TransferKind, a
         deployment,
         release,
         amount,
+        cites: None,
     }
 }
 

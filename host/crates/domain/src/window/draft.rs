@@ -59,6 +59,7 @@ impl Movement {
             deployment,
             release,
             amount,
+            cites: None,
         }
     }
 }

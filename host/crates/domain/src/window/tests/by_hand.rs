@@ -237,6 +237,10 @@ fn tampering_with_the_rest_is_named() {
             |p| p.transfers[2].release = Some(1),
             |e| matches!(e, PostingError::Transfer { ordinal: 2 }),
         ),
+        (
+            |p| p.transfers[2].cites = Some(Digest::ZERO),
+            |e| matches!(e, PostingError::Transfer { ordinal: 2 }),
+        ),
         (move_nothing, |e| matches!(e, PostingError::Transfer { .. })),
     ]);
 }
