@@ -1,8 +1,10 @@
 //! Who did what.
 
+use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor as _};
 use tests::client::problem;
-use tests::{TestHost, guests};
+use tests::{Client, TestHost, guests};
 
 fn lines(events: &[Value]) -> Vec<(&str, &str, Option<&str>)> {
     events
@@ -130,7 +132,6 @@ fn one_key(events: &[Value]) -> &str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_act_whose_line_cannot_be_written_is_not_done() -> anyhow::Result<()> {
-    use sqlx::{Connection as _, Executor as _};
     let host = TestHost::start().await?;
     let tenant = host.tenant("acacia").await?;
     tenant.deploy("echo", &[], json!({})).await?;
@@ -144,5 +145,101 @@ async fn an_act_whose_line_cannot_be_written_is_not_done() -> anyhow::Result<()>
     let answer = tenant.manage.delete("/api/v1/deployments/echo").await?;
     assert_eq!(answer.status, 500, "{}", answer.body);
     tenant.read.get("/api/v1/deployments/echo").await?.expect(200)?;
+    host.finish().await
+}
+
+/// The bytes of an export.
+async fn export(reader: &Client, query: &str) -> anyhow::Result<bytes::Bytes> {
+    let path = format!("/api/v1/audit/export{query}");
+    let response = reader.request(Method::GET, &path).send().await?;
+    Ok(response.error_for_status()?.bytes().await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trail_is_exported_whole_and_the_export_is_in_it() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let (one, two) = (host.tenant("acacia").await?, host.tenant("banksia").await?);
+    one.manage.push_component("echo", guests::guest("echo")?).await?;
+    let auditor = host.key("auditor", None).await?;
+    let (mut all, _) = auditor.pages("/api/v1/audit", 500).await?;
+    all.reverse();
+    let json: Value = serde_json::from_slice(&export(&auditor, "?format=json").await?)?;
+    assert_eq!(json["items"], json!(all));
+    let csv = String::from_utf8(export(&auditor, "").await?.to_vec())?;
+    let lines: Vec<_> = csv.split("\r\n").collect();
+    assert_eq!(lines[0], "id,at,actor,key,role,tenant,action,object,details");
+    // The header, the acts, the export before this one, and nothing behind the last line.
+    assert_eq!(lines.len(), all.len() + 3, "{csv}");
+    let upload = all
+        .iter()
+        .position(|act| act["action"] == "component.upload")
+        .unwrap();
+    let text = |name: &str| all[upload][name].as_str().unwrap();
+    let expected = format!(
+        "{},{},key,{},tenant:manage,{},component.upload,echo,",
+        all[upload]["id"],
+        text("at"),
+        text("key"),
+        one.id
+    );
+    assert!(lines[upload + 1].starts_with(&expected), "{}", lines[upload + 1]);
+    assert!(
+        lines[upload + 1].ends_with("\"\"}\""),
+        "its details are JSON in a cell: {}",
+        lines[upload + 1]
+    );
+
+    // A tenant takes away what concerns it, by the same filters.
+    let own = export(&two.read, "?format=json&action=key.create").await?;
+    let own: Value = serde_json::from_slice(&own)?;
+    let expected: Vec<_> = all
+        .iter()
+        .filter(|act| act["tenant"] == json!(two.id) && act["action"] == "key.create")
+        .collect();
+    assert_eq!((own["items"].clone(), expected.len()), (json!(expected), 3));
+    let (exports, _) = auditor.pages("/api/v1/audit?action=audit.export", 500).await?;
+    let exports: Vec<_> = exports
+        .iter()
+        .map(|act| {
+            (
+                act["role"].as_str().unwrap(),
+                &act["tenant"],
+                act["details"].clone(),
+            )
+        })
+        .collect();
+    let acts = |acts: usize, format: &str| json!({ "acts": acts, "format": format });
+    assert_eq!(
+        exports,
+        [
+            ("tenant:read", &json!(two.id), acts(3, "json")),
+            ("auditor", &Value::Null, acts(all.len() + 1, "csv")),
+            ("auditor", &Value::Null, acts(all.len(), "json")),
+        ]
+    );
+
+    // The command line, into a file.
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("audit.csv").display().to_string();
+    let (url, key) = (host.admin.url(""), two.read.key().unwrap_or_default().to_owned());
+    let mut command = tokio::process::Command::new(guests::wattle()?);
+    command.args([
+        "audit", "--url", &url, "--key", &key, "--export", "csv", "--output", &file,
+    ]);
+    let done = command.env_clear().output().await?;
+    assert!(done.status.success(), "{done:?}");
+    let written = std::fs::read_to_string(file)?;
+    assert_eq!(written.lines().count(), 6, "{written}");
+
+    // Not even the owner takes a line back.
+    let mut owner = sqlx::PgConnection::connect(&host.owner_url).await?;
+    for change in [
+        "delete from audit_event",
+        "update audit_event set object = 'x'",
+        "truncate audit_event",
+    ] {
+        assert!(owner.execute(change).await.is_err(), "{change}");
+    }
+    owner.close().await?;
     host.finish().await
 }

@@ -209,6 +209,7 @@ async fn a_tenants_long_answers_take_turns() -> anyhow::Result<()> {
         "/api/v1/usage",
         "/api/v1/carbon",
         "/api/v1/audit",
+        "/api/v1/audit/export",
         "/api/v1/ledger/valuations",
         "/api/v1/ledger/charges",
         "/api/v1/ledger/periods/2026-01/export",

@@ -58,6 +58,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/usage", USAGE),
     ("GET", "/api/v1/carbon", USAGE),
     ("GET", "/api/v1/audit", TRAIL),
+    ("GET", "/api/v1/audit/export", TRAIL),
     ("GET", "/api/v1/ledger/balances", AUDIT),
     ("GET", "/api/v1/ledger/check", AUDIT),
     ("GET", "/api/v1/ledger/checkpoints", AUDIT),

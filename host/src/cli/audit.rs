@@ -1,5 +1,7 @@
 //! `wattle audit`
 
+use std::path::PathBuf;
+
 use clap::Args;
 use domain::{KeyId, TenantId};
 use time::OffsetDateTime;
@@ -29,17 +31,28 @@ pub struct AuditArgs {
     /// Only before.
     #[arg(long, value_name = "RFC3339", value_parser = spec::instant)]
     to: Option<OffsetDateTime>,
+    /// Write all of them instead, the earliest first: csv or json.
+    #[arg(long, value_name = "FORMAT", value_parser = ["csv", "json"], conflicts_with = "limit")]
+    export: Option<String>,
+    /// Into which file an export goes; to standard output unless said.
+    #[arg(long, short, requires = "export")]
+    output: Option<PathBuf>,
 }
 
 /// Does it.
 pub async fn run(args: AuditArgs, client: &Client, json: bool) -> anyhow::Result<()> {
-    let filters = [
+    let mut filters = vec![
         ("tenant", args.tenant.map(|tenant| tenant.to_string())),
         ("key", args.by.map(|key| key.to_string())),
         ("action", args.action),
         ("from", args.from.map(spec::rfc3339).transpose()?),
         ("to", args.to.map(spec::rfc3339).transpose()?),
     ];
+    if let Some(format) = args.export {
+        filters.push(("format", Some(format)));
+        let bytes = client.fetch("/api/v1/audit/export", &filters).await?;
+        return output::keep(&bytes, args.output.as_deref()).await;
+    }
     let events = client
         .filtered("/api/v1/audit", &filters, Some(args.limit))
         .await?;

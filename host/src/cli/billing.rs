@@ -323,12 +323,7 @@ async fn export(args: ExportArgs, client: &Client) -> anyhow::Result<()> {
     let bytes = client
         .fetch(&path, &[("format", Some(args.format)), of(args.tenant)])
         .await?;
-    match args.output {
-        Some(file) => tokio::fs::write(&file, &bytes)
-            .await
-            .with_context(|| format!("cannot write {}", file.display())),
-        None => Ok(output::write_all(&bytes)?),
-    }
+    output::keep(&bytes, args.output.as_deref()).await
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
@@ -12,6 +13,16 @@ use serde_json::Value;
 /// Writes a line to standard output. Unlike `println!` it does not panic when nobody reads.
 pub fn say(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Writes bytes as they are, into `file` or to standard output.
+pub async fn keep(bytes: &[u8], file: Option<&Path>) -> anyhow::Result<()> {
+    match file {
+        Some(file) => tokio::fs::write(file, bytes)
+            .await
+            .with_context(|| format!("cannot write {}", file.display())),
+        None => Ok(write_all(bytes)?),
+    }
 }
 
 /// Writes bytes to standard output as they are.

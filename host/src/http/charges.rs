@@ -18,11 +18,11 @@ use utoipa_axum::routes;
 use super::auth::Principal;
 use super::carbon::EVERYONES;
 use super::extract::{Path, Query};
-use super::focus::{COLUMNS, FocusCharge, cells, csv_line};
+use super::focus::{COLUMNS, FocusCharge};
 use super::page::asked;
 use super::periods::month;
 use super::refusals::{Keyed, Named};
-use super::{Shared, schema};
+use super::{Shared, csv, schema};
 use crate::app::App;
 use crate::flow::Error;
 
@@ -182,7 +182,10 @@ async fn export_period(
         tx.commit().await?;
     }
     let (kind, suffix, body) = match asked.format {
-        Format::Csv => ("text/csv", "csv", csv(&charges).into_bytes()),
+        Format::Csv => {
+            let columns = COLUMNS.map(|(name, _)| name);
+            ("text/csv", "csv", csv::written(&columns, &charges).into_bytes())
+        }
         Format::Parquet => {
             let file = super::columnar::written(&charges).map_err(|error| {
                 tracing::error!(%error, %month, "charges do not fit the columns of an export");
@@ -209,13 +212,4 @@ async fn all(app: &App, own: Option<TenantId>, filter: ChargeFilter) -> Result<V
         after = last.id;
         charges.extend(rows.into_iter().map(FocusCharge::from));
     }
-}
-
-fn csv(charges: &[FocusCharge]) -> String {
-    let mut text = csv_line(COLUMNS.iter().map(|(name, _)| Some(*name)));
-    for charge in charges {
-        let cells = cells(charge);
-        text.push_str(&csv_line(cells.iter().map(Option::as_deref)));
-    }
-    text
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::schema;
+use super::{csv, schema};
 
 /// Who charges, in the columns that name it.
 const PROVIDER: &str = "Wattle";
@@ -240,26 +240,7 @@ fn described(line: &Line) -> String {
 
 /// The values of a charge, as text, in the order of [`COLUMNS`].
 pub fn cells(charge: &FocusCharge) -> Vec<Option<String>> {
-    let mut row = serde_json::to_value(charge).unwrap_or_default();
-    let cell = |name: &str| match row.get_mut(name).map(serde_json::Value::take) {
-        Some(serde_json::Value::String(text)) => Some(text),
-        None | Some(serde_json::Value::Null) => None,
-        Some(other) => Some(other.to_string()),
-    };
-    COLUMNS.iter().map(|(name, _)| *name).map(cell).collect()
-}
-
-/// The line of CSV (RFC 4180) that `cells` are.
-pub fn csv_line<'a>(cells: impl IntoIterator<Item = Option<&'a str>>) -> String {
-    let quoted = |cell: Option<&str>| match cell {
-        None => String::new(),
-        Some(text) if text.contains(['"', ',', '\r', '\n']) => format!("\"{}\"", text.replace('"', "\"\"")),
-        Some(text) => text.to_owned(),
-    };
-    let mut line: Vec<String> = cells.into_iter().map(quoted).collect();
-    let last = line.pop().unwrap_or_default();
-    line.push(format!("{last}\r\n"));
-    line.join(",")
+    csv::cells(charge, COLUMNS.iter().map(|(name, _)| *name))
 }
 
 #[cfg(test)]
@@ -327,11 +308,5 @@ pub(super) mod tests {
             assert_eq!(cell(name).as_deref(), Some(value), "{name}");
         }
         assert_eq!((cell("ChargeClass"), cell("x_CarbonLocationGrams")), (None, None));
-    }
-
-    #[test]
-    fn csv_is_quoted_where_it_must_be() {
-        let line = csv_line([Some("a,b"), None, Some("say \"c\""), Some("d\ne"), Some("f")]);
-        assert_eq!(line, "\"a,b\",,\"say \"\"c\"\"\",\"d\ne\",f\r\n");
     }
 }

@@ -9,6 +9,7 @@ mod checkpoints;
 mod columnar;
 mod components;
 mod corrections;
+mod csv;
 mod deployments;
 mod digested;
 mod extract;

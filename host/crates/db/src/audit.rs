@@ -112,6 +112,8 @@ actions! {
     PeriodClose = "period.close",
     /// A month's charges are exported.
     PeriodExport = "period.export",
+    /// The audit trail is exported.
+    AuditExport = "audit.export",
     /// The key that signs checkpoints is replaced.
     LedgerRotateKey = "ledger.rotate_key",
 }
