@@ -18,6 +18,7 @@ mod billing;
 mod bodies;
 mod calibrate;
 mod carbon;
+mod checkpoints;
 mod cli;
 mod collect;
 mod config;

@@ -49,7 +49,7 @@ async fn covered(reader: &tests::Client, id: &str) -> anyhow::Result<u64> {
 }
 
 /// The public keys that the ledger lists, the oldest first.
-async fn keys(caller: &tests::Client) -> anyhow::Result<Vec<PublicKey>> {
+pub async fn keys(caller: &tests::Client) -> anyhow::Result<Vec<PublicKey>> {
     let keys = caller.get("/api/v1/ledger/keys").await?.expect(200)?;
     let keys = keys["items"].as_array().context("items")?.iter();
     keys.map(|item| Ok(item["key"].as_str().context("a key")?.parse()?))
@@ -235,12 +235,11 @@ async fn a_tenants_long_answers_take_turns() -> anyhow::Result<()> {
     host.finish().await
 }
 
-/// A window of another node with so many calls of one tenant, none of them metered.
-fn crowded(tenant: TenantId, calls: u64, to: OffsetDateTime) -> Posting {
-    let node = NodeId(Uuid::from_u128(0xc0));
+/// The first window of another node, with so many calls of one tenant, none of them metered.
+pub fn crowded(node: u64, tenant: TenantId, calls: u64, to: OffsetDateTime) -> Posting {
     let line = |n: u64| ReceiptLine {
         call: Call {
-            invocation: InvocationId(Uuid::from_u128(u128::from(n) + 1)),
+            invocation: InvocationId(Uuid::from_u64_pair(node, n + 1)),
             kind: CallKind::Infer,
             tenant,
             deployment: Some("echo".parse().unwrap()),
@@ -255,6 +254,7 @@ fn crowded(tenant: TenantId, calls: u64, to: OffsetDateTime) -> Posting {
         },
         energy_uj: None,
     };
+    let node = NodeId(Uuid::from_u64_pair(0, node));
     let mut posting = Posting {
         node,
         epoch: Epoch(Uuid::from_u128(1)),
@@ -293,6 +293,7 @@ async fn one_call_among_ten_thousand_is_proven_in_no_time() -> anyhow::Result<()
     let host = TestHost::start().await?;
     let tenant = host.tenant("acacia").await?;
     let posting = crowded(
+        0xc0,
         tenant.id.parse()?,
         10_000,
         OffsetDateTime::now_utc().replace_nanosecond(0)?,
