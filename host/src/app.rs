@@ -229,6 +229,9 @@ impl App {
             Some(("draining", "the host is going down".into()))
         } else if let Some(reason) = self.journal.poisoned() {
             Some(("journal_broken", reason.to_owned()))
+        } else if self.journal.is_disk_full() {
+            let reason = "the disk has no room for the journal: the host goes on as soon as there is some";
+            Some(("journal_disk_full", reason.into()))
         } else if let Some(reason) = self.ledger_fault() {
             Some(("ledger_refuses", reason.to_owned()))
         } else if !self.learnt.has_begun() && !self.config.unmetered {

@@ -24,6 +24,7 @@ mod collect;
 mod config;
 mod crash;
 mod disconnect;
+mod disk;
 mod drain;
 mod embed;
 mod fields;

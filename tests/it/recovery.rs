@@ -231,6 +231,23 @@ impl Running {
 /// Publish and deploy are calls too.
 const FURNISHED: u64 = 2;
 
+#[test]
+fn a_second_host_on_one_directory_does_not_start() -> anyhow::Result<()> {
+    let node = Node::new()?;
+    let host = node.start()?;
+    host.furnish()?;
+    let error = node.start().err().context("it started")?;
+    assert!(
+        matches!(&error, StartError::Journal(error) if error.code() == "journal_locked"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    // The first one does not notice.
+    host.call(&node.meter)?;
+    assert_eq!(host.finish(&node)?, FURNISHED + 1);
+    Ok(())
+}
+
 fn refusal(node: &Node) -> anyhow::Result<RecoverError> {
     match node.start() {
         Ok(running) => {

@@ -125,7 +125,10 @@ impl HostProcess {
                 self.running = None;
                 Ok(false)
             }
-            Some(status) => bail!("the host ended with {status} before it was ready"),
+            Some(status) => {
+                self.running = None;
+                bail!("the host ended with {status} before it was ready")
+            }
         }
     }
 

@@ -152,6 +152,11 @@ pub enum Error {
         "the host cannot record calls because its ledger refuses a posting: its operator must look at /readyz"
     )]
     LedgerRefuses,
+    /// The journal's disk had no room for the last record.
+    #[error(
+        "the host's disk has no room for the records of calls: try again once its operator has made some"
+    )]
+    DiskFull,
     /// The journal cannot be written, so that no call could be recorded.
     #[error("the host cannot keep records of calls: the operator must look after its disk and restart it")]
     JournalBroken,

@@ -69,6 +69,10 @@ where
     if app.journal.poisoned().is_some() {
         return Err(Error::JournalBroken);
     }
+    // The next slice tries again, and ends this where there is room.
+    if app.journal.is_disk_full() {
+        return Err(Error::DiskFull);
+    }
     let metered = !app.config.unmetered;
     let cell = Arc::new(if metered {
         UsageCell::default()

@@ -11,7 +11,7 @@ use domain::energy::{Activity, FaultKind, MeterFault, Reading};
 use domain::posting::{Posting, PostingKind, Slice};
 use domain::window::Sealer;
 use energy::{ActivityProbe, Guarded, Metered};
-use journal::{JournalError, Record};
+use journal::Record;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -443,12 +443,7 @@ async fn put(app: &App, postings: &[Posting]) -> Result<(), db::DbError> {
             seq: posting.seq,
         };
         // A lost mark costs one insert that adds nothing at the next start.
-        app.journal
-            .append(&drained)
-            .await
-            .unwrap_or_else(|error: JournalError| {
-                tracing::warn!(%error, "a posting could not be marked as drained");
-            });
+        keep(app, &drained).await;
     }
     let now = app.clock.now();
     if let Err(error) = app.journal.prune(now).await {

@@ -226,6 +226,7 @@ impl From<Error> for Problem {
             Error::QueueTimeout { .. } => problem(S::SERVICE_UNAVAILABLE, "queue_timeout"),
             Error::JournalFilling => problem(S::SERVICE_UNAVAILABLE, "journal_filling"),
             Error::LedgerRefuses => problem(S::SERVICE_UNAVAILABLE, "ledger_refuses"),
+            Error::DiskFull => later(5, problem(S::SERVICE_UNAVAILABLE, "journal_disk_full")),
             Error::JournalBroken => problem(S::SERVICE_UNAVAILABLE, "journal_broken"),
             Error::Draining => problem(S::SERVICE_UNAVAILABLE, "draining"),
             Error::Failed(failure) => Self {

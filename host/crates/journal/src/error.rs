@@ -16,17 +16,36 @@ pub enum JournalError {
         /// The cause.
         source: io::Error,
     },
+    /// The disk has no room. Nothing of the record is kept, and the next one is taken once there is some.
+    #[error("the journal cannot {action} {path}, as its disk is full: {source}")]
+    DiskFull {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// Another process has the directory.
     #[error("the journal {0} is in use by another process")]
     Locked(PathBuf),
     /// A record is damaged, and not as a torn last write would be.
-    #[error("the journal is damaged in segment {segment} at byte {offset}")]
+    #[error(
+        "the journal is damaged in segment {segment} at byte {offset}: put the directory back from a copy, or move it \
+         away to start without what it has not drained"
+    )]
     Corrupt {
         /// The segment's number.
         segment: u64,
         /// Where in it the bad frame begins, in bytes.
         offset: u64,
     },
+    /// A segment between others is not there.
+    #[error(
+        "the journal lacks segment {0}: put it back from a copy, or move the directory away to start without what it \
+         has not drained"
+    )]
+    Missing(u64),
     /// A record was written by a host of another version.
     #[error(
         "segment {segment} has a record of version {version} at byte {offset}; this host knows version {}: start the \
@@ -73,8 +92,10 @@ impl JournalError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Io { .. } => "journal_io",
+            Self::DiskFull { .. } => "journal_disk_full",
             Self::Locked(_) => "journal_locked",
             Self::Corrupt { .. } => "journal_corrupt",
+            Self::Missing(_) => "journal_segment_missing",
             Self::UnknownVersion { .. } => "journal_unknown_version",
             Self::RecordTooLarge { .. } | Self::Encode(_) => "journal_record_too_large",
             Self::Full { .. } => "journal_full",
@@ -84,10 +105,14 @@ impl JournalError {
     }
 
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
+        move |source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Self::DiskFull { action, path, source }
+                }
+                _ => Self::Io { action, path, source },
+            }
         }
     }
 }

@@ -167,6 +167,11 @@ impl Journal {
         self.needed_bytes() >= self.inner.max_bytes / 4 * 3
     }
 
+    /// Whether the disk had no room for the last record: it takes more as soon as there is some.
+    pub fn is_disk_full(&self) -> bool {
+        self.inner.shared.disk_full.load(Relaxed)
+    }
+
     /// Why the journal takes no more records, if it does not.
     pub fn poisoned(&self) -> Option<&str> {
         self.inner.shared.poisoned.get().map(String::as_str)

@@ -88,10 +88,7 @@ fn numbers(dir: &Path) -> Result<Vec<u64>, JournalError> {
     }
     numbers.sort_unstable();
     match numbers.windows(2).find(|pair| pair[1] != pair[0] + 1) {
-        Some(pair) => Err(JournalError::Corrupt {
-            segment: pair[0] + 1,
-            offset: 0,
-        }),
+        Some(pair) => Err(JournalError::Missing(pair[0] + 1)),
         None => Ok(numbers),
     }
 }

@@ -1,4 +1,7 @@
-//! Records for tests, by small numbers.
+//! Records for tests, by small numbers, and disks that are full.
+
+use std::path::Path;
+use std::process::Command;
 
 use domain::account::Account;
 use domain::energy::{Activity, Provenance, Reading, Root};
@@ -163,4 +166,45 @@ pub(crate) fn sealed(posting: Posting) -> Record {
 
 pub(crate) fn drained(n: u128, seq: u64) -> Record {
     Record::Drained { epoch: epoch(n), seq }
+}
+
+/// A small file system in memory, where this process may mount one; gone when dropped.
+pub(crate) struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    pub(crate) fn mount(bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={bytes},mode=0700");
+        is_done(
+            Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+                .arg(dir.path()),
+        )
+        .then_some(Self(dir))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn resize(&self, bytes: u64) {
+        self.remount(&format!("size={bytes}"));
+    }
+
+    pub(crate) fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        assert!(is_done(
+            Command::new("mount").args(["-o", &options]).arg(self.path())
+        ));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        is_done(Command::new("umount").arg("--lazy").arg(self.path()));
+    }
+}
+
+fn is_done(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
 }

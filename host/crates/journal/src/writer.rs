@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) needed_bytes: AtomicU64,
     /// Times that data was synced.
     pub(crate) syncs: AtomicU64,
+    /// Whether the disk had no room for what was to be written last.
+    pub(crate) disk_full: AtomicBool,
     /// Why nothing more is taken.
     pub(crate) poisoned: OnceLock<String>,
 }
@@ -112,7 +114,7 @@ pub(crate) struct Writer {
     state: State,
     segments: VecDeque<Segment>,
     file: Arc<File>,
-    /// Length of the newest segment's checkpoint: a segment with no more than that is not rotated.
+    /// Length of the checkpoint that was written last: a segment with no more than that is not rotated.
     head_bytes: u64,
     syncer: Option<Syncer>,
 }
@@ -178,18 +180,24 @@ impl Writer {
         frame: &[u8],
         record: &Record,
     ) -> Option<Result<(), JournalError>> {
-        let more = frame.len() as u64;
-        let fits = self.newest().bytes + more <= self.settings.segment_bytes
+        let (begun, more) = (self.newest().bytes, frame.len() as u64);
+        let fits = begun > 0
+            && begun + more <= self.settings.segment_bytes
             && self.bytes().saturating_add(more) <= self.limit(record);
         if self.settings.mode == Mode::Strict || !fits || self.shared.healthy().is_err() {
             return None;
         }
-        let written = self.write(frame).map(|()| {
-            self.state.apply(self.newest().number, record);
-            self.mark();
-            self.publish();
-        });
-        Some(written)
+        match self.write(frame) {
+            // The thread may make some.
+            Err(JournalError::DiskFull { .. }) if self.shared.healthy().is_ok() => None,
+            Err(error) => Some(Err(error)),
+            Ok(()) => {
+                self.state.apply(self.newest().number, record);
+                self.mark();
+                self.publish();
+                Some(Ok(()))
+            }
+        }
     }
 
     /// Has what was written synced soon.
@@ -239,14 +247,33 @@ impl Writer {
     fn append(&mut self, frame: &[u8], record: &Record) -> Result<(), JournalError> {
         self.shared.healthy()?;
         self.make_room(frame.len() as u64, self.limit(record))?;
+        loop {
+            match self.write_behind(frame) {
+                Ok(()) => break,
+                // Drained segments are only kept while there is room for them.
+                Err(JournalError::DiskFull { .. }) if self.oldest_is_drained() => {
+                    self.shared.healthy()?;
+                    self.drop_oldest()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let number = self.newest().number;
+        self.state.apply(number, record);
+        Ok(())
+    }
+
+    /// Writes a frame behind all others, into a new segment where the newest is long enough.
+    fn write_behind(&mut self, frame: &[u8]) -> Result<(), JournalError> {
         let bytes = self.newest().bytes;
         if bytes + frame.len() as u64 > self.settings.segment_bytes && bytes > self.head_bytes {
             self.rotate()?;
         }
-        self.write(frame)?;
-        let number = self.newest().number;
-        self.state.apply(number, record);
-        Ok(())
+        // Also where the disk had no room for it before.
+        if self.newest().bytes == 0 {
+            self.write_checkpoint()?;
+        }
+        self.write(frame)
     }
 
     /// How many bytes the journal may have after `record`. Calls stop first, so that what they have
@@ -296,7 +323,9 @@ impl Writer {
             .take(old)
             .filter(|segment| segment.number < needed)
         {
-            segment.drained_at.get_or_insert(now);
+            // A clock that was set back counts anew: it would keep the segment for as long as it was set back.
+            let drained_at = segment.drained_at.get_or_insert(now);
+            *drained_at = now.min(*drained_at);
         }
         let keep = self.settings.keep;
         while self.oldest_is_drained()
@@ -309,7 +338,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the newest segment and begins the next. The old one is durable before anything is in the
+    /// Ends the newest segment and begins the next, without its checkpoint. The old one is durable before anything is in the
     /// new one, so that only the newest can be torn.
     fn rotate(&mut self) -> Result<(), JournalError> {
         let number = self.newest().number;
@@ -317,14 +346,20 @@ impl Writer {
         self.shared
             .sync(&self.file)
             .map_err(JournalError::io("sync", &path))?;
-        let file = segment::open(&self.settings.dir, number + 1);
-        self.file = Arc::new(file.inspect_err(|error| self.shared.poison(&error.to_string()))?);
+        let file = segment::open(&self.settings.dir, number + 1).inspect_err(|error| {
+            // Without room for a new one the old one is as it was.
+            match error {
+                JournalError::DiskFull { .. } => self.shared.disk_full.store(true, Relaxed),
+                other => self.shared.poison(&other.to_string()),
+            }
+        })?;
+        self.file = Arc::new(file);
         self.segments.push_back(Segment {
             number: number + 1,
             bytes: 0,
             drained_at: None,
         });
-        self.write_checkpoint()
+        Ok(())
     }
 
     fn write_checkpoint(&mut self) -> Result<(), JournalError> {
@@ -334,17 +369,21 @@ impl Writer {
         Ok(())
     }
 
-    /// A failed write may have left part of a frame, so nothing may follow it.
+    /// A failed write may have left part of a frame, and nothing may follow that. What a full disk left is cut off, so
+    /// that the next one can be tried; all else is not to be repaired while the journal is in use.
     fn write(&mut self, frame: &[u8]) -> Result<(), JournalError> {
         if let Err(source) = (&*self.file).write_all(frame) {
-            let path = segment::path(&self.settings.dir, self.newest().number);
-            self.shared.poison(&format!("write: {source}"));
-            return Err(JournalError::Io {
-                action: "write",
-                path,
-                source,
-            });
+            let (newest, reason) = (self.newest(), format!("write: {source}"));
+            let path = segment::path(&self.settings.dir, newest.number);
+            let error = JournalError::io("write", &path)(source);
+            let is_full = matches!(error, JournalError::DiskFull { .. });
+            match is_full && self.file.set_len(newest.bytes).is_ok() {
+                true => self.shared.disk_full.store(true, Relaxed),
+                false => self.shared.poison(&reason),
+            }
+            return Err(error);
         }
+        self.shared.disk_full.store(false, Relaxed);
         if let Some(newest) = self.segments.back_mut() {
             newest.bytes += frame.len() as u64;
         }

@@ -86,6 +86,10 @@ async fn a_directory_has_one_journal() {
     let (journal, _) = Journal::open(dir.path(), OPTIONS).unwrap();
     let second = Journal::open(dir.path(), OPTIONS).map(|_| ()).unwrap_err();
     assert_eq!(second.code(), "journal_locked");
+    assert!(
+        second.to_string().contains("in use by another process"),
+        "{second}"
+    );
     drop(journal);
     Journal::open(dir.path(), OPTIONS).unwrap();
 }
@@ -209,6 +213,114 @@ async fn drained_segments_go_after_their_time_and_replay_goes_on_without_them() 
 }
 
 #[tokio::test]
+async fn a_clock_that_jumps_changes_how_long_drained_segments_are_kept_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 1 << 10,
+        ..OPTIONS
+    };
+    let (journal, _) = Journal::open(dir.path(), options).unwrap();
+    append_all(&journal, &[started(1, 0, 100)]).await;
+    for seq in 0..20 {
+        append_all(&journal, &cycle(seq)).await;
+    }
+    let all = segments(dir.path()).len();
+    // Set back by a day, it keeps them for a minute from then on, not for a day and a minute.
+    journal.prune(at(1_000_000)).await.unwrap();
+    for second in [900_000, 900_059] {
+        journal.prune(at(second)).await.unwrap();
+        assert_eq!(segments(dir.path()).len(), all, "{second}");
+    }
+    journal.prune(at(900_060)).await.unwrap();
+    let left = segments(dir.path()).len();
+    assert!(left <= 2, "{left} segments");
+
+    // Set forward, what is drained goes at once, and what is not stays.
+    for seq in 20..30 {
+        append_all(&journal, &cycle(seq)[..3]).await;
+    }
+    append_all(&journal, &[drained(1, 20)]).await;
+    journal.prune(at(900_061)).await.unwrap();
+    journal.prune(at(9_000_000)).await.unwrap();
+    drop(journal);
+    let undrained = reopen(dir.path(), options).undrained;
+    let seqs: Vec<_> = undrained.iter().map(|posting| posting.seq).collect();
+    assert_eq!(seqs, (21..30).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_full_disk_drops_what_is_drained_then_refuses_and_takes_more_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(64 << 10) else {
+        eprintln!("not tested: this process may not mount");
+        return;
+    };
+    let options = Options {
+        segment_bytes: 4 << 10,
+        ..OPTIONS
+    };
+    let (journal, _) = Journal::open(disk.path(), options).unwrap();
+    append_all(&journal, &[started(1, 0, 100)]).await;
+    // Several times what the disk holds: drained segments make room, although there is time left to keep them.
+    for seq in 0..600 {
+        append_all(&journal, &cycle(seq)).await;
+    }
+    assert!(journal.bytes() <= 64 << 10);
+    assert!(segments(disk.path()).len() > 3, "kept what fits");
+
+    // The database is away.
+    let mut seq = 600;
+    let (refused, rest) = 'full: loop {
+        for (n, record) in cycle(seq)[..3].iter().enumerate() {
+            if let Err(error) = journal.append(record).await {
+                break 'full (error, n);
+            }
+        }
+        seq += 1;
+        assert!(seq < 2_000, "never full");
+    };
+    assert_eq!(refused.code(), "journal_disk_full");
+    assert!(refused.to_string().contains("its disk is full"), "{refused}");
+    assert!(journal.is_disk_full());
+    assert_eq!(journal.poisoned(), None);
+    let undrained = |recovered: &Recovered| recovered.undrained.len() as u64;
+    let copy = tempfile::tempdir().unwrap();
+    for name in segments(disk.path()) {
+        std::fs::copy(disk.path().join(&name), copy.path().join(&name)).unwrap();
+    }
+    let recovered = reopen(copy.path(), options);
+    assert_eq!(recovered.torn, None, "what did not fit was cut off");
+    assert_eq!(
+        undrained(&recovered),
+        seq - 600,
+        "nothing of what was taken is lost"
+    );
+
+    disk.resize(256 << 10);
+    append_all(&journal, &cycle(seq)[rest..3]).await;
+    assert!(!journal.is_disk_full());
+    drop(journal);
+    assert_eq!(undrained(&reopen(disk.path(), options)), seq - 600 + 1);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_read_only_is_said_and_harms_nothing() {
+    let Some(disk) = SmallDisk::mount(1 << 20) else {
+        eprintln!("not tested: this process may not mount");
+        return;
+    };
+    let (journal, _) = Journal::open(disk.path(), OPTIONS).unwrap();
+    append_all(&journal, &[started(1, 0, 100)]).await;
+    append_all(&journal, &cycle(0)[..3]).await;
+    drop(journal);
+    disk.remount("ro");
+    let error = Journal::open(disk.path(), OPTIONS).map(|_| ()).unwrap_err();
+    assert_eq!(error.code(), "journal_io");
+    assert!(error.to_string().contains("Read-only file system"), "{error}");
+    disk.remount("rw");
+    assert_eq!(reopen(disk.path(), OPTIONS).undrained.len(), 1);
+}
+
+#[tokio::test]
 async fn a_torn_tail_is_cut_and_said_and_damage_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(dir.path(), OPTIONS).unwrap();
@@ -268,16 +380,8 @@ async fn only_the_newest_segment_may_be_torn_and_none_may_be_missing() {
     );
     std::fs::remove_file(&path).unwrap();
     let error = Journal::open(dir.path(), options).map(|_| ()).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            JournalError::Corrupt {
-                segment: 2,
-                offset: 0
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, JournalError::Missing(2)), "{error}");
+    assert!(error.to_string().contains("lacks segment 2"), "{error}");
 }
 
 #[tokio::test]

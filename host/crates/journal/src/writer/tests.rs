@@ -109,7 +109,7 @@ fn only_what_is_one_write_is_done_at_once() {
     standard.settings.max_bytes = 0;
     assert_eq!(at_once(&mut standard, 2), "thread", "it wants room");
     standard.settings.max_bytes = 8 << 20;
-    standard.file = Arc::new(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    standard.file = Arc::new(unwritable());
     assert_eq!(at_once(&mut standard, 2), "journal_io");
     assert_eq!(
         at_once(&mut standard, 3),
@@ -124,19 +124,26 @@ fn only_what_is_one_write_is_done_at_once() {
     assert_eq!(replay_count(dir.path()), 1);
 }
 
+/// A file that takes no writes, as on a disk that became read-only.
+fn unwritable() -> File {
+    File::open("/dev/null").unwrap()
+}
+
 #[test]
 fn a_failed_write_poisons() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut writer = writer(dir.path(), Mode::Standard);
-    assert_eq!(append_all(&mut writer, 0..2), ["ok"; 2]);
-    let good = std::mem::replace(
-        &mut writer.file,
-        Arc::new(OpenOptions::new().write(true).open("/dev/full").unwrap()),
-    );
-    assert_eq!(append_all(&mut writer, 2..4), ["journal_io", "journal_poisoned"]);
-    writer.file = good;
-    assert_eq!(append_all(&mut writer, 4..5), ["journal_poisoned"]);
-    assert_eq!(replay_count(dir.path()), 2);
+    // What a full device has taken cannot be cut off.
+    let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for (bad, code) in [(unwritable(), "journal_io"), (full(), "journal_disk_full")] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(dir.path(), Mode::Standard);
+        assert_eq!(append_all(&mut writer, 0..2), ["ok"; 2]);
+        let good = std::mem::replace(&mut writer.file, Arc::new(bad));
+        assert_eq!(append_all(&mut writer, 2..4), [code, "journal_poisoned"]);
+        assert!(!writer.shared.disk_full.load(Relaxed), "it does not come back");
+        writer.file = good;
+        assert_eq!(append_all(&mut writer, 4..5), ["journal_poisoned"]);
+        assert_eq!(replay_count(dir.path()), 2);
+    }
 }
 
 #[test]
