@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod client;
 pub mod cluster;
+pub mod crash;
 pub mod disk;
 pub mod guests;
 pub mod host;

@@ -65,10 +65,12 @@ pub fn demo(keep: bool) -> Result<ExitCode> {
 
 /// Measures what the bench `name` in `tests/bench` measures, under the one profile.
 pub fn bench(name: &str, more: &[String]) -> Result<()> {
-    // It calls no host: nothing but the bench itself is built.
+    // These call no host: nothing but the bench itself is built.
     if matches!(name, "attribution" | "ledger") {
-        let bench = "bench --quiet --profile dev --workspace --bench attribution --";
-        return run(cargo(bench).args(more));
+        if name == "ledger" {
+            ensure_binaries()?;
+        }
+        return run(&mut bench_command(name, more));
     }
     models::ensure()?;
     runtimes::ensure()?;
@@ -77,10 +79,13 @@ pub fn bench(name: &str, more: &[String]) -> Result<()> {
     ensure_binaries()?;
     packages::hey()?;
     step("build the host", "10 min the first time", build)?;
-    run(cargo("bench --quiet --profile dev --workspace --bench")
-        .arg(name)
-        .arg("--")
-        .args(more))
+    run(&mut bench_command(name, more))
+}
+
+fn bench_command(name: &str, more: &[String]) -> Command {
+    let mut bench = cargo("bench --quiet --profile dev --workspace --bench");
+    bench.arg(name).arg("--").args(more);
+    bench
 }
 
 /// The binaries: the tests start them as processes.
