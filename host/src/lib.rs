@@ -5,6 +5,7 @@ pub mod app;
 pub mod blobs;
 pub mod cli;
 pub mod clock;
+mod columnar;
 pub mod config;
 pub mod fault;
 pub mod flow;

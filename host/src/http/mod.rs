@@ -5,7 +5,6 @@ mod auth;
 mod body;
 mod carbon;
 mod checkpoints;
-mod columnar;
 mod components;
 mod corrections;
 mod deployments;

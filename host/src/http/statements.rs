@@ -28,6 +28,7 @@ use super::periods::month;
 use super::refusals::{Keyed, Named};
 use super::{Shared, schema};
 use crate::app::App;
+use crate::columnar;
 use crate::flow::Error;
 use crate::flow::close::Drawn;
 
@@ -470,7 +471,8 @@ async fn export_period(
     let (kind, suffix, body) = match asked.format {
         Format::Csv => ("text/csv", "csv", csv(&charges).into_bytes()),
         Format::Parquet => {
-            let file = super::columnar::written(&charges).map_err(|error| {
+            let rows: Vec<_> = charges.iter().map(cells).collect();
+            let file = columnar::written("charge", &COLUMNS, &rows).map_err(|error| {
                 tracing::error!(%error, %month, "charges do not fit the columns of an export");
                 Error::Internal
             })?;
