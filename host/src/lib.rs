@@ -2,6 +2,7 @@
 
 pub mod anchors;
 pub mod app;
+mod archives;
 pub mod blobs;
 pub mod cli;
 pub mod clock;

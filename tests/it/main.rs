@@ -10,6 +10,7 @@
 
 mod allocation;
 mod api;
+mod archive;
 mod attribution;
 mod audit;
 mod audit_trail;

@@ -5,6 +5,8 @@ use domain::checkpoint::CheckpointError;
 use domain::signature::Signer;
 
 use super::Error;
+use super::archived::{ArchiveError, Lines};
+use crate::blobs::Blobs;
 
 /// The first thing that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +15,31 @@ pub struct Fault {
     pub row: String,
     /// What is wrong with it.
     pub what: String,
+    /// The stable code, where it is an archive.
+    pub code: Option<&'static str>,
+}
+
+impl Fault {
+    fn new(row: String, what: String) -> Self {
+        let code = None;
+        Self { row, what, code }
+    }
+}
+
+impl From<ArchiveError> for Fault {
+    fn from(error: ArchiveError) -> Self {
+        let row = match &error {
+            ArchiveError::Missing { archive, .. } | ArchiveError::Damaged { archive, .. } => {
+                format!("archive {archive}")
+            }
+            ArchiveError::Unsound { posting, .. } => format!("posting {posting}"),
+        };
+        Self {
+            row,
+            what: error.to_string(),
+            code: Some(error.code()),
+        }
+    }
 }
 
 /// What came of a part of the ledger.
@@ -26,16 +53,18 @@ pub struct Verified {
     pub next: Option<i64>,
 }
 
-/// Recomputes postings in the order of the ledger: each by itself, from its lines up to its hash, and that it follows
-/// the one before it.
-pub async fn postings(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verified, Error> {
+/// Recomputes postings in the order of the ledger: each by itself, from its lines, wherever they are, up to its hash,
+/// and that it follows the one before it.
+pub async fn postings(db: &Db, blobs: &Blobs, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verified, Error> {
     let mut tx = db.billing_tx().await?;
     let page = tx.posting_places(span, cut).await?;
-    let mut checked = 0;
+    let (mut checked, mut lines) = (0, Lines::of(blobs));
     for place in page.items {
-        if let Some(what) = posting(&mut tx, &place).await? {
-            let row = format!("posting {}", place.key);
-            let fault = Some(Fault { row, what });
+        let fault = match posting(&mut tx, &mut lines, &place).await {
+            Err(Error::Archive(error)) => Some(error.into()),
+            other => other?.map(|what| Fault::new(format!("posting {}", place.key), what)),
+        };
+        if fault.is_some() {
             return Ok(Verified {
                 checked,
                 fault,
@@ -51,12 +80,16 @@ pub async fn postings(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verif
     })
 }
 
-async fn posting(tx: &mut BillingTx, place: &PostingPlace) -> Result<Option<String>, DbError> {
-    let posting = match tx.posting_get(place.key).await {
+async fn posting(
+    tx: &mut BillingTx,
+    lines: &mut Lines<'_>,
+    place: &PostingPlace,
+) -> Result<Option<String>, Error> {
+    let posting = match lines.posting(tx, place.key).await {
         Ok(Some(posting)) => posting,
         Ok(None) => return Ok(Some("it is gone".to_owned())),
         // Somebody wrote what no host writes.
-        Err(error @ DbError::Inconsistent { .. }) => return Ok(Some(error.to_string())),
+        Err(Error::Db(error @ DbError::Inconsistent { .. })) => return Ok(Some(error.to_string())),
         Err(error) => return Err(error),
     };
     if let Err(error) = posting.verify() {
@@ -90,8 +123,7 @@ pub async fn checkpoints(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Ve
             other => other?,
         };
         if let Some(what) = what {
-            let row = format!("checkpoint {number}");
-            verified.fault = Some(Fault { row, what });
+            verified.fault = Some(Fault::new(format!("checkpoint {number}"), what));
             return Ok(verified);
         }
         verified.checked += 1;
@@ -126,9 +158,10 @@ async fn checkpoint(tx: &mut BillingTx, number: u64, signers: &[Signer]) -> Resu
 /// Looks for rows that no posting accounts for.
 pub async fn rest(db: &Db, span: LedgerSpan) -> Result<Verified, Error> {
     let stray = db.billing_tx().await?.stray_row(span).await?;
-    let fault = stray.map(|stray| Fault {
-        row: format!("{} {} of posting {}", stray.table, stray.row, stray.posting),
-        what: "no posting accounts for it, or it contradicts the posting".to_owned(),
+    let fault = stray.map(|stray| {
+        let row = format!("{} {} of posting {}", stray.table, stray.row, stray.posting);
+        let what = "no posting accounts for it, or it contradicts the posting";
+        Fault::new(row, what.to_owned())
     });
     Ok(Verified {
         checked: 0,

@@ -1,5 +1,6 @@
 //! The HTTP API: the only room that knows axum.
 
+mod archives;
 mod audit;
 mod auth;
 mod body;
