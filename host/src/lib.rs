@@ -3,6 +3,7 @@
 pub mod anchors;
 pub mod app;
 mod archives;
+pub mod backup;
 pub mod blobs;
 pub mod cli;
 pub mod clock;

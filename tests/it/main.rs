@@ -15,6 +15,7 @@ mod attribution;
 mod audit;
 mod audit_trail;
 mod backends;
+mod backup;
 mod billing;
 mod bodies;
 mod calibrate;
