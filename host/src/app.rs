@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{JournalMode, ServeArgs};
 use crate::flow::admit::Admission;
 use crate::flow::allocate::{self, Reservations};
+use crate::flow::archive;
 use crate::flow::carbon;
 use crate::flow::checkpoint;
 use crate::flow::collect;
@@ -114,6 +115,7 @@ pub struct Tasks {
     correct: JoinHandle<()>,
     carbon: JoinHandle<()>,
     checkpoint: JoinHandle<()>,
+    archive: JoinHandle<()>,
 }
 
 /// What keeps a host from starting.
@@ -289,6 +291,7 @@ impl Tasks {
             collector: tokio::spawn(collect::run(app.clone())),
             carbon: tokio::spawn(carbon::run(app.clone())),
             checkpoint: tokio::spawn(checkpoint::run(app.clone())),
+            archive: tokio::spawn(archive::run(app.clone())),
             stop,
             give_up,
         }
@@ -303,6 +306,7 @@ impl Tasks {
         self.correct.abort();
         self.carbon.abort();
         self.checkpoint.abort();
+        self.archive.abort();
         let patience = Duration::from_secs(app.config.drain_s);
         let ended = tokio::time::timeout(patience, async {
             while app.live.running() > 0 {

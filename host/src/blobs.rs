@@ -21,6 +21,9 @@ pub enum BlobError {
     /// The store failed.
     #[error("the blob store failed: {0}")]
     Store(#[from] object_store::Error),
+    /// There are no bytes under a digest.
+    #[error("there is no blob {0}")]
+    Missing(Digest),
     /// The bytes under a digest are not those that the digest names.
     #[error("blob {0} is damaged: its bytes have another digest")]
     Damaged(Digest),
@@ -48,7 +51,11 @@ impl Blobs {
 
     /// The bytes of `digest`, checked against it.
     pub async fn get(&self, digest: Digest) -> Result<Bytes, BlobError> {
-        let bytes = self.0.get(&key(digest)).await?.bytes().await?;
+        let found = self.0.get(&key(digest)).await.map_err(|error| match error {
+            object_store::Error::NotFound { .. } => BlobError::Missing(digest),
+            other => other.into(),
+        });
+        let bytes = found?.bytes().await?;
         match Digest::of(&bytes) == digest {
             true => Ok(bytes),
             false => Err(BlobError::Damaged(digest)),

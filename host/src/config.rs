@@ -66,6 +66,10 @@ pub struct ServeArgs {
     /// ledger that is rolled back is found out by it.
     #[arg(long, env = "WATTLE_ANCHORS", value_name = "DIR")]
     pub anchors: Option<PathBuf>,
+    /// Seconds that receipt lines stay in the database before they are archived to the blob store, where receipts, proofs
+    /// and checks still find them; 90 days by default.
+    #[arg(long, env = "WATTLE_RECEIPTS_HOT_S", default_value_t = 7_776_000, value_parser = clap::value_parser!(u64).range(1..=3_155_760_000))]
+    pub receipts_hot_s: u64,
     /// Milliseconds between two readings of the meter.
     #[arg(long, env = "WATTLE_SLICE_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(50..=10_000))]
     pub slice_ms: u64,

@@ -2,9 +2,12 @@
 
 pub mod anchors;
 pub mod app;
+mod archives;
+pub mod backup;
 pub mod blobs;
 pub mod cli;
 pub mod clock;
+mod columnar;
 pub mod config;
 pub mod fault;
 pub mod flow;

@@ -84,7 +84,7 @@ fn all_that_is_wrong_is_said_at_once_with_its_file_and_key() -> anyhow::Result<(
     let folder = tempfile::tempdir()?;
     let path = file(
         &folder,
-        "slise_ms = 1000\nslice-ms = 1000\nhelp = true\nconfig = \"x\"\nwindow_slices = 0\njournal = \"lax\"\n\
+        "slise_ms = 1000\nslice-ms = 1000\nhelp = true\nconfig = \"x\"\nwindow_slices = 0\nreceipts_hot_s = 0\njournal = \"lax\"\n\
          node = [\"a\"]\nconcurrency = 200\nconnections = 100\nmeter_idle_w = 40\n",
     );
     let path = path.display().to_string();
@@ -98,6 +98,7 @@ fn all_that_is_wrong_is_said_at_once_with_its_file_and_key() -> anyhow::Result<(
         &format!("{path}: there is no key 'help'"),
         &format!("{path}: there is no key 'config'"),
         &format!("{path}: window_slices: '0' is not taken: 0 is not in 1..=600"),
+        &format!("{path}: receipts_hot_s: '0' is not taken: 0 is not in 1..=3155760000"),
         &format!("{path}: journal: 'lax' is not taken: choose one of standard, strict"),
         &format!("{path}: node: write one text, number or true or false"),
         "environment: WATTLE_DRAIN_S: 'soon' is not taken: invalid digit found in string",
@@ -106,7 +107,7 @@ fn all_that_is_wrong_is_said_at_once_with_its_file_and_key() -> anyhow::Result<(
     ] {
         assert!(said.contains(expected), "{expected}\nis not in\n{said}");
     }
-    assert_eq!(said.lines().count(), 10, "{said}");
+    assert_eq!(said.lines().count(), 11, "{said}");
 
     let output = wattle(&[&check[..], &["--json"]].concat(), &[])?;
     let answer: Value = serde_json::from_slice(&output.stdout)?;
@@ -116,7 +117,7 @@ fn all_that_is_wrong_is_said_at_once_with_its_file_and_key() -> anyhow::Result<(
             answer["ok"].as_bool(),
             answer["problems"].as_array().unwrap().len()
         ),
-        (Some(false), 9)
+        (Some(false), 10)
     );
 
     // What `check` refuses, `serve` and `doctor` refuse too.

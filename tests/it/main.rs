@@ -10,10 +10,12 @@
 
 mod allocation;
 mod api;
+mod archive;
 mod attribution;
 mod audit;
 mod audit_trail;
 mod backends;
+mod backup;
 mod billing;
 mod bodies;
 mod calibrate;

@@ -62,6 +62,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/ledger/balances", AUDIT),
     ("GET", "/api/v1/ledger/check", AUDIT),
     ("GET", "/api/v1/ledger/checkpoints", AUDIT),
+    ("GET", "/api/v1/ledger/archives", AUDIT),
+    ("POST", "/api/v1/ledger/archives", ADMIN),
     ("GET", "/api/v1/ledger/keys", KNOWN),
     ("POST", "/api/v1/ledger/keys/rotate", ADMIN),
     ("GET", "/api/v1/ledger/verify/postings", AUDIT),

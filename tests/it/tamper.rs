@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tests::cluster;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+use wattle::blobs::Blobs;
 use wattle::flow::verify;
 
 pub const NODE: NodeId = NodeId(Uuid::from_u128(0x40de));
@@ -117,6 +118,8 @@ fn key(n: u8) -> SigningKey {
 /// A ledger of five windows, the first four of them under two checkpoints.
 pub struct Ledger {
     pub db: Db,
+    blobs: Blobs,
+    _folder: tempfile::TempDir,
     owner: PgConnection,
     database: String,
 }
@@ -154,7 +157,14 @@ impl Ledger {
                 checkpoint(&db, &key(1), posting.to + Duration::MILLISECOND * 500).await?;
             }
         }
-        Ok(Self { db, owner, database })
+        let folder = tempfile::tempdir()?;
+        Ok(Self {
+            db,
+            blobs: Blobs::open(folder.path())?,
+            _folder: folder,
+            owner,
+            database,
+        })
     }
 
     /// Runs statements as the superuser.
@@ -168,7 +178,7 @@ impl Ledger {
     async fn fault(&self) -> anyhow::Result<Option<(String, String)>> {
         let (span, cut) = (LedgerSpan::default(), Cut::first(100));
         let parts = [
-            verify::postings(&self.db, span, &cut).await?,
+            verify::postings(&self.db, &self.blobs, span, &cut).await?,
             verify::checkpoints(&self.db, span, &cut).await?,
             verify::rest(&self.db, span).await?,
         ];
@@ -583,12 +593,17 @@ async fn a_span_is_verified_with_the_checkpoints_around_it() -> anyhow::Result<(
         to: Some(third.to + Duration::SECOND),
     };
     let cut = Cut::first(100);
-    assert_eq!(verify::postings(&ledger.db, span, &cut).await?.checked, 1);
+    assert_eq!(
+        verify::postings(&ledger.db, &ledger.blobs, span, &cut)
+            .await?
+            .checked,
+        1
+    );
     assert_eq!(verify::checkpoints(&ledger.db, span, &cut).await?.checked, 2);
     // Piece by piece it is the same.
     let (mut cut, mut checked) = (Cut::first(2), 0);
     loop {
-        let part = verify::postings(&ledger.db, LedgerSpan::default(), &cut).await?;
+        let part = verify::postings(&ledger.db, &ledger.blobs, LedgerSpan::default(), &cut).await?;
         checked += part.checked;
         cut.after = part.next;
         if cut.after.is_none() {
@@ -602,7 +617,9 @@ async fn a_span_is_verified_with_the_checkpoints_around_it() -> anyhow::Result<(
         .tamper("update transfer set amount = 31 where seq = 1 and ordinal = 1")
         .await?;
     assert_eq!(
-        verify::postings(&ledger.db, span, &Cut::first(9)).await?.fault,
+        verify::postings(&ledger.db, &ledger.blobs, span, &Cut::first(9))
+            .await?
+            .fault,
         None
     );
     ledger.finish().await

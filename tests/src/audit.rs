@@ -6,11 +6,14 @@ use std::sync::Arc;
 use db::Cut;
 use journal::Journal;
 use wattle::app::App;
+use wattle::flow::archived::{self, Lines};
 
 /// The ledger against itself: no gap, no break, lines equal transfers, every posting is whole.
 pub async fn ledger(app: &Arc<App>) -> anyhow::Result<Vec<String>> {
-    let mut tx = app.db.billing_tx().await?;
     let mut findings = Vec::new();
+    let (_, faults) = archived::check(app).await?;
+    findings.extend(faults.iter().map(|fault| format!("archive: {fault:?}")));
+    let mut tx = app.db.billing_tx().await?;
     for gap in tx
         .ledger_gap()
         .await?
@@ -46,11 +49,11 @@ pub async fn ledger(app: &Arc<App>) -> anyhow::Result<Vec<String>> {
             "{correction_mismatches} corrections are not what was asked for"
         ));
     }
-    let mut cut = Cut::first(500);
+    let (mut cut, mut lines) = (Cut::first(500), Lines::of(&app.blobs));
     loop {
         let page = tx.windows(&cut).await?;
         for window in page.items {
-            match tx.posting_get(window.key).await? {
+            match lines.posting(&mut tx, window.key).await? {
                 None => findings.push(format!("posting {} is gone", window.key)),
                 Some(posting) => {
                     if let Err(error) = posting.verify() {

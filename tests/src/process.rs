@@ -70,6 +70,15 @@ impl HostProcess {
         })
     }
 
+    /// A fresh directory for a host that goes on where this one ended: it bills the same root.
+    pub fn heir(&self) -> anyhow::Result<Self> {
+        let mut heir = Self::new()?;
+        heir.meter_root.clone_from(&self.meter_root);
+        heir.flags.clone_from(&self.flags);
+        heir.windows = self.windows;
+        Ok(heir)
+    }
+
     /// From the next start on, standard error is a pipe that nobody reads.
     pub fn leave_log_unread(&mut self) {
         self.log_unread = true;

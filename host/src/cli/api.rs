@@ -126,6 +126,9 @@ pub struct LedgerCheck {
     pub chain_breaks: u64,
     /// Postings of corrections that are not what was asked for.
     pub correction_mismatches: u64,
+    /// What is wrong with archives of receipt lines.
+    #[serde(default)]
+    pub archive_faults: Vec<ArchiveFault>,
     /// Sealed windows.
     pub windows: u64,
     /// Energy that nobody could be given.
@@ -141,6 +144,15 @@ pub struct LedgerCheck {
     pub roots: Vec<RootCheck>,
     /// Each tenant's receipts against its transfers.
     pub tenants: Vec<TenantCheck>,
+}
+
+/// An archive that is missing, or is not what was archived.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ArchiveFault {
+    /// The stable code.
+    pub code: String,
+    /// What is wrong with which.
+    pub what: String,
 }
 
 /// A meter against the transfers out of it.

@@ -31,6 +31,14 @@ pub enum LedgerCommand {
         #[arg(long)]
         limit: Option<usize>,
     },
+    /// The files of receipt lines that left the database, the first first.
+    Archives {
+        /// How many.
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+    /// Have the host archive receipt lines that are older than its limit now; needs an admin key.
+    Archive,
     /// The public keys that sign checkpoints, and those that did; any key may ask.
     Keys,
     /// Have the host sign with a fresh key from now on; needs an admin key.
@@ -65,6 +73,8 @@ pub async fn run(command: LedgerCommand, client: &Client, json: bool) -> anyhow:
         }
         LedgerCommand::Verify(args) => verify::run(&args, client, json).await,
         LedgerCommand::Checkpoints { limit } => checkpoints(client, limit, json).await,
+        LedgerCommand::Archives { limit } => archives(client, limit, json).await,
+        LedgerCommand::Archive => archive(client, json).await,
         LedgerCommand::Keys => keys(client, json).await,
         LedgerCommand::RotateKey => rotate_key(client, json).await,
         LedgerCommand::Check => {
@@ -96,6 +106,37 @@ async fn checkpoints(client: &Client, limit: Option<usize>, json: bool) -> anyho
         Column("hash", "/hash", Style::Text),
     ];
     output::list(&checkpoints, &columns, json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn archives(client: &Client, limit: Option<usize>, json: bool) -> anyhow::Result<ExitCode> {
+    let archives = client.list("/api/v1/ledger/archives", limit).await?;
+    let columns = [
+        Column("archive", "/archive", Style::Number),
+        Column("from (UTC)", "/from", Style::Instant),
+        Column("to (UTC)", "/to", Style::Instant),
+        Column("postings", "/postings", Style::Number),
+        Column("lines", "/lines", Style::Number),
+        Column("bytes", "/bytes", Style::Number),
+        Column("left (UTC)", "/dropped_at", Style::Instant),
+        Column("digest", "/digest", Style::Text),
+    ];
+    output::list(&archives, &columns, json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn archive(client: &Client, json: bool) -> anyhow::Result<ExitCode> {
+    let archived = client.post("/api/v1/ledger/archives", &json!({})).await?;
+    if json {
+        output::say_json(&archived)?;
+    } else {
+        let number = |name: &str| grouped(archived[name].as_u64().unwrap_or_default());
+        say(format_args!(
+            "{} receipt lines left the database; {} archives were added",
+            number("dropped"),
+            number("archives")
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -176,6 +217,8 @@ pub fn faults(check: &LedgerCheck) -> Vec<String> {
             faults.push(format!("{count} {what}"));
         }
     }
+    let archives = check.archive_faults.iter();
+    faults.extend(archives.map(|fault| format!("{} ({})", fault.what.trim_end_matches('.'), fault.code)));
     faults.extend(
         check
             .refused
@@ -249,6 +292,7 @@ fn tenants(check: &LedgerCheck) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::api::ArchiveFault;
     use super::*;
     use serde_json::json;
 
@@ -269,13 +313,19 @@ mod tests {
     #[test]
     fn any_difference_is_named() {
         assert!(faults(&check(|_| {})).is_empty());
-        let changes: [fn(&mut LedgerCheck); 11] = [
+        let changes: [fn(&mut LedgerCheck); 12] = [
             |check| check.gap_uj = 1,
             |check| check.breaks = 1,
             |check| check.mismatches = 1,
             |check| check.usage_mismatches = 1,
             |check| check.chain_breaks = 1,
             |check| check.correction_mismatches = 1,
+            |check| {
+                check.archive_faults.push(ArchiveFault {
+                    code: "archive_missing".into(),
+                    what: "archive 1 is missing".into(),
+                });
+            },
             |check| check.roots[0].end_uj += 1,
             |check| check.roots[0].transfers_uj -= 1,
             |check| check.tenants[0].receipts_uj -= 1,

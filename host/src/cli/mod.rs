@@ -1,10 +1,11 @@
-//! The command line: a file per subcommand, all but `new`, `serve`, `calibrate`, `doctor`, `config`,
+//! The command line: a file per subcommand, all but `new`, `serve`, `calibrate`, `backup`, `restore`, `doctor`, `config`,
 //! `key recover` and `receipt verify` over the public HTTP API.
 //!
 //! Exit codes: 0 it worked, 1 it failed, 2 wrong usage, 3 the key may not, 4 a limit refused it.
 
 mod api;
 mod audit;
+mod backup;
 mod bench;
 mod billing;
 mod body;
@@ -88,6 +89,10 @@ pub enum Command {
     Serve(Box<ServeCommand>),
     /// Run known loads for a minute and learn from the meters what use costs here; no host may run meanwhile.
     Calibrate(calibrate::CalibrateArgs),
+    /// Copy all that a host keeps, its database included, into a new directory; the host may go on.
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup.
+    Restore(backup::RestoreArgs),
     /// Check or show what `serve` would be told by its file and its environment.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -203,6 +208,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::New(args) => new::run(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => crate::serve(args.serve).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => calibrate::run(&args, common.json).map(|()| ExitCode::SUCCESS),
+        Command::Backup(args) => backup::backup(&args, common.json).map(|()| ExitCode::SUCCESS),
+        Command::Restore(args) => backup::restore(&args, common.json).map(|()| ExitCode::SUCCESS),
         Command::Config(command) => config::run(&command, common.json),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::CompileChild => {
@@ -245,6 +252,8 @@ async fn ask(common: Common, command: Command) -> anyhow::Result<ExitCode> {
         // `dispatch` has taken them.
         Command::Serve(_)
         | Command::Calibrate(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
         | Command::Config(_)
         | Command::Completions(_)
         | Command::New(_)

@@ -42,6 +42,16 @@ pub struct VerifyArgs {
 struct Fault {
     row: String,
     what: String,
+    /// The stable code, where it is an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+}
+
+impl Fault {
+    fn new(row: String, what: String) -> Self {
+        let code = None;
+        Self { row, what, code }
+    }
 }
 
 /// What came of a part of the ledger.
@@ -139,10 +149,7 @@ async fn look(args: &VerifyArgs, client: &Client, report: &mut Report) -> anyhow
     let path = "/api/v1/ledger/check";
     let check: LedgerCheck = typed(path, client.get(path).await?)?;
     let what = ledger::faults(&check).into_iter().next();
-    Ok(what.map(|what| Fault {
-        row: "the books".to_owned(),
-        what,
-    }))
+    Ok(what.map(|what| Fault::new("the books".to_owned(), what)))
 }
 
 /// Has the host recompute a part of the ledger, piece by piece.
@@ -226,7 +233,7 @@ fn chain(listed: &[Listed], signers: &[Signer]) -> Option<Fault> {
         }
         if let Some(what) = fault {
             let row = format!("checkpoint {}", checkpoint.number);
-            return Some(Fault { row, what });
+            return Some(Fault::new(row, what));
         }
         before = Some(checkpoint);
     }
@@ -261,7 +268,7 @@ fn anchored(
         };
         if let Some(what) = what {
             let row = format!("checkpoint {number}");
-            return Some(Fault { row, what });
+            return Some(Fault::new(row, what));
         }
         *checked += 1;
     }

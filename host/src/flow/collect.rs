@@ -9,6 +9,8 @@
 //! - *A release of what is being hidden.* Its row keeps the upload visible until it is committed, or is
 //!   refused.
 //!
+//! Archives of receipt lines are blobs too, which the ledger needs for ever.
+//!
 //! Compiled code is a cache: what is missing is compiled again. A crash leaves bytes without a row, which the
 //! next pass finds, and never a row without bytes.
 
@@ -64,6 +66,7 @@ pub async fn collect(app: &App, grace: Duration) -> Result<Removed, Error> {
     let mut tx = app.db.admin_tx().await?;
     let closed = tx.tenants_closed().await?;
     let stored = tx.stored_list(before).await?;
+    let archives = tx.archive_digests().await?;
     drop(tx);
     closed
         .into_iter()
@@ -75,7 +78,8 @@ pub async fn collect(app: &App, grace: Duration) -> Result<Removed, Error> {
     let code = components.map(|stored| code_id(stored.tenant, stored.digest));
     let code = app.runtime.sweep(code.collect(), before.into()).await?;
 
-    let needed: HashSet<Digest> = stored.iter().map(|stored| stored.digest).collect();
+    let uploads = stored.iter().map(|stored| stored.digest);
+    let needed: HashSet<Digest> = uploads.chain(archives).collect();
     let mut blobs = 0;
     for digest in app.blobs.written_before(before).await? {
         if needed.contains(&digest) {

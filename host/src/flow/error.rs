@@ -188,6 +188,9 @@ pub enum Error {
         /// Seconds until the next checkpoint.
         retry_after_s: u64,
     },
+    /// An archive that is not there or not what was archived, or lines that cannot be archived.
+    #[error(transparent)]
+    Archive(#[from] super::archived::ArchiveError),
     /// A valuation that cannot be counted.
     #[error(transparent)]
     Carbon(#[from] domain::carbon::CarbonError),

@@ -2,6 +2,8 @@
 
 pub mod admit;
 pub mod allocate;
+pub mod archive;
+pub mod archived;
 mod bare;
 mod brief;
 pub mod calibrate;

@@ -8,6 +8,7 @@ use domain::checkpoint::{CheckedPosting, Record};
 use domain::proof::{ProvenLine, ReceiptProof, VERSION};
 use domain::{InvocationId, TenantId, merkle};
 
+use super::archived::{self, Lines};
 use super::{Error, checkpoint};
 use crate::app::App;
 
@@ -16,7 +17,7 @@ pub async fn prove(app: &App, tenant: TenantId, invocation: InvocationId) -> Res
     // Asked first: between the two questions a receipt may become final, never the other way.
     let pending = app.live.pending(invocation);
     let is_pending = pending.is_some_and(|pending| pending.finished.call.tenant == tenant);
-    let rows = app.db.tenant_tx(tenant).await?.receipt_get(invocation).await?;
+    let (rows, _) = archived::receipt(app, tenant, invocation).await?;
     let Some(last) = rows.last() else {
         return Err(match is_pending {
             true => Error::ReceiptNotFinal(invocation),
@@ -29,8 +30,9 @@ pub async fn prove(app: &App, tenant: TenantId, invocation: InvocationId) -> Res
     let call = last.line.call.clone();
     let mut tx = app.db.billing_tx().await?;
     let (mut lines, mut checkpoints) = (Vec::new(), BTreeMap::new());
+    let mut of_others = Lines::of(&app.blobs);
     for row in &rows {
-        lines.push(proven(app, &mut tx, row, &mut checkpoints).await?);
+        lines.push(proven(app, &mut tx, row, &mut of_others, &mut checkpoints).await?);
     }
     Ok(ReceiptProof {
         version: VERSION,
@@ -49,6 +51,7 @@ async fn proven(
     app: &App,
     tx: &mut BillingTx,
     row: &ReceiptLineRow,
+    lines: &mut Lines<'_>,
     checkpoints: &mut BTreeMap<u64, Record>,
 ) -> Result<ProvenLine, Error> {
     let call = &row.line.call;
@@ -75,7 +78,7 @@ async fn proven(
         outcome: row.line.outcome,
         usage: row.line.usage.clone(),
         energy_uj: row.line.energy_uj,
-        to_posting: steps_to(tx, &posting, call.invocation)
+        to_posting: steps_to(tx, lines, &posting, call.invocation)
             .await?
             .ok_or_else(|| odd("receipt_line"))?,
         posting,
@@ -87,10 +90,11 @@ async fn proven(
 /// The steps from the line of a call to its posting's root. Only digests of the lines of others leave this function.
 async fn steps_to(
     tx: &mut BillingTx,
+    lines: &mut Lines<'_>,
     posting: &CheckedPosting,
     invocation: InvocationId,
 ) -> Result<Option<Vec<merkle::Step>>, Error> {
-    let (calls, leaves): (Vec<_>, Vec<_>) = tx.posting_leaves(posting).await?.into_iter().unzip();
+    let (calls, leaves): (Vec<_>, Vec<_>) = lines.leaves(tx, posting).await?.into_iter().unzip();
     let place = calls.iter().position(|call| *call == invocation);
     Ok(place.and_then(|place| merkle::steps(&leaves, place)))
 }

@@ -5,6 +5,8 @@ use domain::checkpoint::CheckpointError;
 use domain::signature::Signer;
 
 use super::Error;
+use super::archived::{ArchiveError, Lines};
+use crate::blobs::Blobs;
 
 /// How many postings are read at once, and how many receipt lines of them, unless one posting has more.
 const TOGETHER: usize = 64;
@@ -17,6 +19,31 @@ pub struct Fault {
     pub row: String,
     /// What is wrong with it.
     pub what: String,
+    /// The stable code, where it is an archive.
+    pub code: Option<&'static str>,
+}
+
+impl Fault {
+    fn new(row: String, what: String) -> Self {
+        let code = None;
+        Self { row, what, code }
+    }
+}
+
+impl From<ArchiveError> for Fault {
+    fn from(error: ArchiveError) -> Self {
+        let row = match &error {
+            ArchiveError::Missing { archive, .. } | ArchiveError::Damaged { archive, .. } => {
+                format!("archive {archive}")
+            }
+            ArchiveError::Unsound { posting, .. } => format!("posting {posting}"),
+        };
+        Self {
+            row,
+            what: error.to_string(),
+            code: Some(error.code()),
+        }
+    }
 }
 
 /// What came of a part of the ledger.
@@ -30,9 +57,9 @@ pub struct Verified {
     pub next: Option<i64>,
 }
 
-/// Recomputes postings in the order of the ledger: each by itself, from its lines up to its hash, and that it follows
-/// the one before it.
-pub async fn postings(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verified, Error> {
+/// Recomputes postings in the order of the ledger: each by itself, from its lines, wherever they are, up to its hash,
+/// and that it follows the one before it.
+pub async fn postings(db: &Db, blobs: &Blobs, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verified, Error> {
     let mut tx = db.billing_tx().await?;
     let page = tx.posting_places(span, cut).await?;
     let mut verified = Verified {
@@ -40,15 +67,17 @@ pub async fn postings(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verif
         fault: None,
         next: None,
     };
-    let mut left = &page.items[..];
+    let (mut left, mut lines) = (&page.items[..], Lines::of(blobs));
     while !left.is_empty() {
         let keys: Vec<_> = left.iter().take(TOGETHER).map(|place| place.key).collect();
         let found = tx.postings_get(&keys, MOST_LINES).await?;
         let (these, behind) = left.split_at(found.len());
         for (place, found) in these.iter().zip(found) {
-            if let Some(what) = unfit(place, found)? {
-                let row = format!("posting {}", place.key);
-                verified.fault = Some(Fault { row, what });
+            verified.fault = match unfit(&mut tx, &mut lines, place, found).await {
+                Err(Error::Archive(error)) => Some(error.into()),
+                other => other?.map(|what| Fault::new(format!("posting {}", place.key), what)),
+            };
+            if verified.fault.is_some() {
                 return Ok(verified);
             }
             verified.checked += 1;
@@ -60,13 +89,18 @@ pub async fn postings(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Verif
 }
 
 /// What is wrong with a posting that was found in its place.
-fn unfit(place: &PostingPlace, found: Found) -> Result<Option<String>, DbError> {
+async fn unfit(
+    tx: &mut BillingTx,
+    lines: &mut Lines<'_>,
+    place: &PostingPlace,
+    found: Found,
+) -> Result<Option<String>, Error> {
     let posting = match found {
-        Ok(Some(posting)) => posting,
+        Ok(Some(posting)) => lines.whole(tx, posting).await?,
         Ok(None) => return Ok(Some("it is gone".to_owned())),
         // Somebody wrote what no host writes.
         Err(error @ DbError::Inconsistent { .. }) => return Ok(Some(error.to_string())),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     if let Err(error) = posting.verify() {
         return Ok(Some(error.to_string()));
@@ -99,8 +133,7 @@ pub async fn checkpoints(db: &Db, span: LedgerSpan, cut: &Cut<i64>) -> Result<Ve
             other => other?,
         };
         if let Some(what) = what {
-            let row = format!("checkpoint {number}");
-            verified.fault = Some(Fault { row, what });
+            verified.fault = Some(Fault::new(format!("checkpoint {number}"), what));
             return Ok(verified);
         }
         verified.checked += 1;
@@ -135,9 +168,10 @@ async fn checkpoint(tx: &mut BillingTx, number: u64, signers: &[Signer]) -> Resu
 /// Looks for rows that no posting accounts for.
 pub async fn rest(db: &Db, span: LedgerSpan) -> Result<Verified, Error> {
     let stray = db.billing_tx().await?.stray_row(span).await?;
-    let fault = stray.map(|stray| Fault {
-        row: format!("{} {} of posting {}", stray.table, stray.row, stray.posting),
-        what: "no posting accounts for it, or it contradicts the posting".to_owned(),
+    let fault = stray.map(|stray| {
+        let row = format!("{} {} of posting {}", stray.table, stray.row, stray.posting);
+        let what = "no posting accounts for it, or it contradicts the posting";
+        Fault::new(row, what.to_owned())
     });
     Ok(Verified {
         checked: 0,

@@ -18,12 +18,13 @@ use utoipa_axum::routes;
 use super::auth::Principal;
 use super::carbon::EVERYONES;
 use super::extract::{Path, Query};
-use super::focus::{COLUMNS, FocusCharge};
+use super::focus::{COLUMNS, FocusCharge, cells};
 use super::page::asked;
 use super::periods::month;
 use super::refusals::{Keyed, Named};
 use super::{Shared, csv, schema};
 use crate::app::App;
+use crate::columnar;
 use crate::flow::Error;
 
 /// How many charges are read at once for an export.
@@ -187,7 +188,8 @@ async fn export_period(
             ("text/csv", "csv", csv::written(&columns, &charges).into_bytes())
         }
         Format::Parquet => {
-            let file = super::columnar::written(&charges).map_err(|error| {
+            let rows: Vec<_> = charges.iter().map(cells).collect();
+            let file = columnar::written("charge", &COLUMNS, &rows).map_err(|error| {
                 tracing::error!(%error, %month, "charges do not fit the columns of an export");
                 Error::Internal
             })?;

@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{csv, schema};
+use crate::columnar::Kind;
 
 /// Who charges, in the columns that name it.
 const PROVIDER: &str = "Wattle";
@@ -57,19 +58,6 @@ pub const COLUMNS: [(&str, Kind); 36] = [
     ("x_DataQuality", Kind::Text),
     ("x_ReceiptHash", Kind::Text),
 ];
-
-/// What a column holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Text.
-    Text,
-    /// An exact decimal with at most 12 digits behind the point.
-    Decimal,
-    /// A whole number.
-    Integer,
-    /// An instant in UTC.
-    Instant,
-}
 
 /// A charge in the columns of FOCUS 1.2 and our own.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -308,5 +296,11 @@ pub(super) mod tests {
             assert_eq!(cell(name).as_deref(), Some(value), "{name}");
         }
         assert_eq!((cell("ChargeClass"), cell("x_CarbonLocationGrams")), (None, None));
+    }
+
+    #[test]
+    fn every_value_fits_its_column() {
+        let rows = [cells(&FocusCharge::from(charge()))];
+        assert!(crate::columnar::written("charge", &COLUMNS, &rows).is_ok());
     }
 }

@@ -20,7 +20,7 @@ use super::page::{Page, Part};
 use super::refusals::Keyed;
 use super::{Items, Shared, listed, schema};
 use crate::app::App;
-use crate::flow::Error;
+use crate::flow::{Error, archived};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -77,6 +77,10 @@ struct Check {
     chain_breaks: usize,
     /// Postings of corrections that are not what was asked for: 0 in a sound ledger.
     correction_mismatches: u64,
+    /// Files of receipt lines that left the database.
+    archives: u64,
+    /// What is wrong with which of them: nothing in a sound ledger.
+    archive_faults: Vec<ArchiveFault>,
     /// How many windows there are.
     windows: u64,
     /// Energy of all tenants, in microjoules.
@@ -139,6 +143,25 @@ impl From<db::Gap> for Root {
     }
 }
 
+/// An archive that is missing, or is not what was archived.
+#[derive(Serialize, ToSchema)]
+struct ArchiveFault {
+    /// The archive's number.
+    archive: i64,
+    /// `archive_missing` or `archive_damaged`, for programs.
+    #[schema(example = "archive_missing")]
+    code: &'static str,
+    /// What is wrong with it.
+    what: String,
+}
+
+impl From<archived::ArchiveFault> for ArchiveFault {
+    fn from(fault: archived::ArchiveFault) -> Self {
+        let archived::ArchiveFault { archive, code, what } = fault;
+        Self { archive, code, what }
+    }
+}
+
 /// What receipts and transfers say of one tenant.
 #[derive(Serialize, ToSchema)]
 struct TenantSums {
@@ -169,7 +192,8 @@ impl From<db::TenantSums> for TenantSums {
 
 /// Check the ledger
 ///
-/// Recomputes the books from the raw rows, by SQL that knows nothing of attribution.
+/// Recomputes the books from the raw rows, by SQL that knows nothing of attribution. Every archive is read and compared
+/// with the sums that stand for it.
 #[utoipa::path(
     get, path = "/api/v1/ledger/check", tag = "ledger",
     responses((status = 200, body = Check, description = "What was found."), Keyed)
@@ -184,6 +208,8 @@ async fn check_ledger(State(app): Shared, principal: Principal) -> Result<Json<C
     let usage_mismatches = tx.usage_mismatches().await?;
     let chain_breaks = tx.chain_breaks(100).await?.len();
     let correction_mismatches = tx.correction_mismatches().await?;
+    drop(tx);
+    let (archives, archive_faults) = archived::check(&app).await?;
     Ok(Json(Check {
         // Gaps of different roots must not cancel out.
         gap_uj: gaps.iter().map(|gap| gap.gap_uj.unsigned_abs()).sum(),
@@ -192,6 +218,8 @@ async fn check_ledger(State(app): Shared, principal: Principal) -> Result<Json<C
         usage_mismatches,
         chain_breaks,
         correction_mismatches,
+        archives,
+        archive_faults: archive_faults.into_iter().map(ArchiveFault::from).collect(),
         windows: totals.windows,
         energy_uj: totals.energy_uj,
         unattributed_uj: totals.unattributed_uj,

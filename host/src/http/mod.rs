@@ -1,12 +1,12 @@
 //! The HTTP API: the only room that knows axum.
 
+mod archives;
 mod audit;
 mod auth;
 mod body;
 mod carbon;
 mod charges;
 mod checkpoints;
-mod columnar;
 mod components;
 mod corrections;
 mod csv;

@@ -19,9 +19,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    audit, carbon, charges, checkpoints, components, corrections, deployments, factors, graphs, keys, ledger,
-    meters, nodes, periods, plans, problem, proofs, receipts, refusals, spoken, statements, tenants, usage,
-    v2, verify, weights,
+    archives, audit, carbon, charges, checkpoints, components, corrections, deployments, factors, graphs,
+    keys, ledger, meters, nodes, periods, plans, problem, proofs, receipts, refusals, spoken, statements,
+    tenants, usage, v2, verify, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -96,6 +96,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(statements::router())
         .merge(charges::router())
         .merge(checkpoints::router())
+        .merge(archives::router())
         .merge(verify::router())
         .merge(meters::router())
         .merge(weights::router())

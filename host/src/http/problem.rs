@@ -237,6 +237,10 @@ impl From<Error> for Problem {
             Error::ReceiptNotProven { retry_after_s, .. } => {
                 later(*retry_after_s, problem(S::CONFLICT, "receipt_not_proven"))
             }
+            Error::Archive(inner) => {
+                tracing::error!(%error, code = inner.code(), "an archive does not fit");
+                problem(S::INTERNAL_SERVER_ERROR, inner.code())
+            }
             Error::Accepted { .. } => problem(S::INTERNAL_SERVER_ERROR, "internal"),
             Error::Carbon(inner) => problem(S::UNPROCESSABLE_ENTITY, inner.code()),
             Error::TooMuchUse { .. } => problem(S::UNPROCESSABLE_ENTITY, "too_much_use"),

@@ -20,8 +20,8 @@ use super::page::{Page, asked};
 use super::refusals::{Keyed, Named};
 use super::{Shared, schema};
 use crate::app::App;
-use crate::flow::Error;
 use crate::flow::live::Pending;
+use crate::flow::{Error, archived};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -199,7 +199,7 @@ impl From<&ReceiptLineRow> for ReceiptLine {
 /// Get a receipt
 ///
 /// It is provisional from the reply until the ledger has the window that the call ended in, then final; once a signed
-/// checkpoint covers it, it can be proven.
+/// checkpoint covers it, it can be proven. One that is old is read from its archive.
 #[utoipa::path(
     get, path = "/api/v1/receipts/{id}", tag = "receipts",
     params(("id" = Uuid, Path, description = "The call's id: `wattle-receipt` in its reply.")),
@@ -218,12 +218,16 @@ async fn get_receipt(
         .live
         .pending(invocation)
         .filter(|pending| pending.finished.call.tenant == tenant);
-    let mut tx = app.db.tenant_tx(tenant).await?;
-    let lines = tx.receipt_get(invocation).await?;
+    let (lines, is_archived) = archived::receipt(&app, tenant, invocation).await?;
     let mut receipt = Receipt::of(&lines, pending.as_ref()).ok_or_else(missing)?;
-    if matches!(receipt.state, ReceiptState::Final) {
-        receipt.checkpoint = tx.receipt_checkpoint(invocation).await?;
-    }
+    receipt.checkpoint = match receipt.state {
+        ReceiptState::Provisional => None,
+        ReceiptState::Final if is_archived => archived::checkpoint(&app, &lines).await?,
+        ReceiptState::Final => {
+            let mut tx = app.db.tenant_tx(tenant).await?;
+            tx.receipt_checkpoint(invocation).await?
+        }
+    };
     Ok(Json(receipt))
 }
 
@@ -312,7 +316,7 @@ asked! {
 
 /// List receipts
 ///
-/// Those that the ledger has, the newest first.
+/// Those of which the ledger has lines, the newest first. One that is archived is found by its id alone.
 #[utoipa::path(
     get, path = "/api/v1/receipts", tag = "receipts",
     params(Asked),

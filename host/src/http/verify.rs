@@ -46,11 +46,13 @@ struct Fault {
     row: String,
     /// What is wrong with it.
     what: String,
+    /// `archive_missing` or `archive_damaged` where it is an archive, for programs; else null.
+    code: Option<&'static str>,
 }
 
 impl Verified {
     fn of(found: verify::Verified, listing: &Listing<i64>) -> Json<Self> {
-        let fault = |verify::Fault { row, what }| Fault { row, what };
+        let fault = |verify::Fault { row, what, code }| Fault { row, what, code };
         Json(Self {
             checked: found.checked,
             fault: found.fault.map(fault),
@@ -86,7 +88,8 @@ impl Asked {
 
 /// Verify postings
 ///
-/// Each by itself, from its receipt lines up to its hash, and that it follows its node's posting before it.
+/// Each by itself, from its receipt lines up to its hash, and that it follows its node's posting before it. Lines that
+/// are archived are read from their files.
 #[utoipa::path(
     get, path = "/api/v1/ledger/verify/postings", tag = "ledger",
     params(Asked),
@@ -99,7 +102,7 @@ async fn verify_postings(
 ) -> Result<Json<Verified>, Error> {
     principal.audits()?;
     let listing = asked.part("postings")?;
-    let found = verify::postings(&app.db, asked.span(), &listing.cut).await?;
+    let found = verify::postings(&app.db, &app.blobs, asked.span(), &listing.cut).await?;
     Ok(Verified::of(found, &listing))
 }
 

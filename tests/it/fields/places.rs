@@ -192,7 +192,11 @@ async fn queries_that_are_not_known() -> anyhow::Result<()> {
             }
         }
     }
-    for list in ["/api/v1/receipts", "/api/v1/ledger/windows"] {
+    for list in [
+        "/api/v1/receipts",
+        "/api/v1/ledger/windows",
+        "/api/v1/ledger/archives",
+    ] {
         let caller = match list {
             "/api/v1/receipts" => &tenant.read,
             _ => &host.admin,

@@ -116,6 +116,8 @@ actions! {
     AuditExport = "audit.export",
     /// The key that signs checkpoints is replaced.
     LedgerRotateKey = "ledger.rotate_key",
+    /// Old receipt lines are archived before the host does it by itself.
+    LedgerArchive = "ledger.archive",
 }
 
 /// A line of the audit trail.

@@ -1,4 +1,5 @@
-//! The audit of the ledger: SQL over the raw rows that knows nothing of attribution.
+//! The audit of the ledger: SQL over the raw rows that knows nothing of attribution. For lines that are archived stand
+//! the sums that were kept of them; whether their files say the same is asked of the files.
 
 use domain::energy::Provenance;
 use domain::posting::Unit;
@@ -148,6 +149,8 @@ impl BillingTx {
                        0 as fuel_transfers
                    from receipt_line
                    union all
+                   select tenant, coalesce(energy_uj, 0), 0, fuel, 0 from archived
+                   union all
                    select t.tenant, 0, case unit.code when 'uj' then t.amount else 0 end, 0,
                        case unit.code when 'fuel' then t.amount else 0 end
                    from transfer t
@@ -185,6 +188,12 @@ impl BillingTx {
                    union all
                    select node, epoch, seq, tenant, deployment, release, 'fuel', fuel, 0
                    from receipt_line
+                   union all
+                   select node, epoch, seq, tenant, deployment, release, 'uj', energy_uj, 0
+                   from archived where energy_uj is not null
+                   union all
+                   select node, epoch, seq, tenant, deployment, release, 'fuel', fuel, 0
+                   from archived
                    union all
                    select t.node, t.epoch, t.seq, t.tenant, t.deployment, t.release, unit.code, 0, t.amount
                    from transfer t
@@ -228,6 +237,12 @@ impl BillingTx {
                            -count(outcome), -count(*), count(energy_uj) - count(*), -sum(fuel), -sum(cpu_ns),
                            -sum(model_ns), -sum(bytes_in), -sum(bytes_out), -coalesce(sum(energy_uj), 0)
                        from receipt_line
+                       group by 1, 2, 3, 4, 5, 6
+                       union all
+                       select date_trunc('hour', at, 'UTC'), node, tenant, deployment, kind, outcome, -sum(calls),
+                           -sum(lines), -sum(lines_unmetered), -sum(fuel), -sum(cpu_ns), -sum(model_ns),
+                           -sum(bytes_in), -sum(bytes_out), -coalesce(sum(energy_uj), 0)
+                       from archived
                        group by 1, 2, 3, 4, 5, 6
                    ) s
                    group by hour, node, tenant, deployment, kind, outcome

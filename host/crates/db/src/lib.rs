@@ -5,6 +5,7 @@
 //! security; the queries of a tenant filter by tenant as well.
 
 mod allocation;
+mod archive;
 mod audit;
 mod carbon;
 mod chain;
@@ -41,6 +42,7 @@ mod valuation;
 mod verify;
 
 pub use allocation::Allocated;
+pub use archive::{ArchiveRow, Candidate, Leaf, NewArchive};
 pub use audit::{Action, Actor, AuditCursor, AuditEvent, AuditFilter};
 pub use carbon::{Use, UseFilter};
 pub use chain::Head;

@@ -202,18 +202,31 @@ impl BillingTx {
         rows.into_iter().map(Metered::try_from).collect()
     }
 
-    /// Calls and memory, by receipt lines: a call counts where its last line does.
+    /// Calls and memory, by receipt lines and the sums of those that are archived: a call counts where its last line
+    /// does.
     async fn called(&mut self, cut: &PeriodCut, changes: &[OffsetDateTime]) -> Result<Vec<Metered>, DbError> {
         let rows = sqlx::query!(
-            r#"select l.tenant, l.deployment, date_trunc('month', l.at, 'UTC') as "of_month!",
-                   width_bucket(l.at, $5::timestamptz[]) as "span!",
-                   (count(l.outcome) filter (where l.kind = 'infer'))::text as "calls!",
-                   sum(l.peak_memory_bytes::numeric * (l.cpu_ns::numeric + l.model_ns))::text as "memory!"
-               from posting p
-               join receipt_line l on l.at = p.ended_at and l.node = p.node and l.epoch = p.epoch and l.seq = p.seq
-               where p.id <= $3 and p.ended_at < $2 and (p.ended_at >= $1 or p.id > $4)
-               group by 1, 2, 3, 4
-               order by 1, 2, 3, 4"#,
+            r#"select tenant as "tenant!", deployment, of_month as "of_month!", span as "span!",
+                   sum(calls)::text as "calls!", sum(memory)::text as "memory!"
+               from (
+                   select l.tenant, l.deployment, date_trunc('month', l.at, 'UTC') as of_month,
+                       width_bucket(l.at, $5::timestamptz[]) as span,
+                       count(l.outcome) filter (where l.kind = 'infer') as calls,
+                       sum(l.peak_memory_bytes::numeric * (l.cpu_ns::numeric + l.model_ns)) as memory
+                   from posting p
+                   join receipt_line l
+                       on l.at = p.ended_at and l.node = p.node and l.epoch = p.epoch and l.seq = p.seq
+                   where p.id <= $3 and p.ended_at < $2 and (p.ended_at >= $1 or p.id > $4)
+                   group by 1, 2, 3, 4
+                   union all
+                   select tenant, deployment, date_trunc('month', at, 'UTC'), width_bucket(at, $5::timestamptz[]),
+                       coalesce(sum(calls) filter (where kind = 'infer'), 0), sum(memory_byte_ns)
+                   from archived
+                   where id <= $3 and at < $2 and (at >= $1 or id > $4)
+                   group by 1, 2, 3, 4
+               ) s
+               group by tenant, deployment, of_month, span
+               order by tenant, deployment, of_month, span"#,
             cut.month.begin(),
             cut.month.end(),
             cut.through,
@@ -240,14 +253,21 @@ impl BillingTx {
     /// Model work by graph of the month itself.
     pub async fn graph_use(&mut self, cut: &PeriodCut) -> Result<Vec<GraphUse>, DbError> {
         let rows = sqlx::query!(
-            r#"select l.tenant, l.deployment, w.item ->> 'graph' as "graph!",
+            r#"select l.tenant as "tenant!", l.deployment, w.item ->> 'graph' as "graph!",
                    least(sum((w.item ->> 'runs')::numeric), 9223372036854775807)::bigint as "runs!",
                    least(sum((w.item ->> 'rows')::numeric), 9223372036854775807)::bigint as "rows!",
                    least(sum((w.item ->> 'cpu_ns')::numeric), 9223372036854775807)::bigint as "cpu_ns!"
-               from posting p
-               join receipt_line l on l.at = p.ended_at and l.node = p.node and l.epoch = p.epoch and l.seq = p.seq
+               from (
+                   select l.tenant, l.deployment, l.work
+                   from posting p
+                   join receipt_line l
+                       on l.at = p.ended_at and l.node = p.node and l.epoch = p.epoch and l.seq = p.seq
+                   where p.id <= $3 and p.ended_at >= $1 and p.ended_at < $2
+                   union all
+                   select tenant, deployment, work from archived
+                   where id <= $3 and at >= $1 and at < $2
+               ) l
                cross join lateral jsonb_array_elements(l.work) as w (item)
-               where p.id <= $3 and p.ended_at >= $1 and p.ended_at < $2
                group by 1, 2, 3
                order by 1, 2, 3"#,
             cut.month.begin(),

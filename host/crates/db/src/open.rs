@@ -3,9 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::DbError;
 
@@ -62,6 +62,29 @@ impl Db {
             .await?;
         pool.close().await;
         Self::connect(run, options).await
+    }
+
+    /// Makes the roles of the run time that are absent, as the first migration does: a dump of a database, which has
+    /// none, can be loaded then.
+    pub async fn make_roles(owner_url: &str) -> Result<(), DbError> {
+        let mut owner = PgConnection::connect(owner_url).await?;
+        sqlx::query!(
+            "do $$
+             declare
+                 role_name text;
+             begin
+                 perform pg_advisory_xact_lock(hashtextextended('wattle roles', 0));
+                 foreach role_name in array array['wattle_tenant', 'wattle_writer', 'wattle_billing', 'wattle_admin'] loop
+                     if not exists (select from pg_roles where rolname = role_name) then
+                         execute format('create role %I nologin', role_name);
+                     end if;
+                 end loop;
+             end
+             $$"
+        )
+        .execute(&mut owner)
+        .await?;
+        Ok(owner.close().await?)
     }
 
     /// Connects to a database that another process has migrated.

@@ -79,13 +79,7 @@ impl TenantTx {
     /// Keeps the collector off the bytes of a digest until the transaction ends. Whether they are there is to
     /// be seen after this, and the row that needs them to be inserted before it ends.
     pub async fn blob_hold(&mut self, digest: Digest) -> Result<(), DbError> {
-        sqlx::query!(
-            "select pg_advisory_xact_lock_shared(hashtextextended('wattle blob ' || $1, 0))",
-            digest.hex()
-        )
-        .fetch_one(&mut *self.tx)
-        .await?;
-        Ok(())
+        blob_hold(&mut self.tx, digest).await
     }
 
     /// Bytes of what is visible or deployed.
@@ -115,6 +109,17 @@ impl TenantTx {
     pub async fn uploads(&mut self, hour: OffsetDateTime) -> Result<u32, DbError> {
         uploads(&mut self.tx, self.tenant, hour).await
     }
+}
+
+/// Keeps the collector off the bytes of a digest until the transaction ends.
+pub(crate) async fn blob_hold(tx: &mut PgConnection, digest: Digest) -> Result<(), DbError> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock_shared(hashtextextended('wattle blob ' || $1, 0))",
+        digest.hex()
+    )
+    .fetch_one(tx)
+    .await?;
+    Ok(())
 }
 
 async fn storage_used(tx: &mut PgConnection, tenant: TenantId) -> Result<u64, DbError> {
@@ -173,8 +178,8 @@ impl AdminTx {
             .collect()
     }
 
-    /// Whether the bytes of a digest may go: nothing has needed them since `collected`. It waits for the
-    /// uploads that hold them and holds others off until the transaction ends.
+    /// Whether the bytes of a digest may go: nothing has needed them since `collected`, and they are no archive. It
+    /// waits for the uploads that hold them and holds others off until the transaction ends.
     pub async fn blob_is_free(&mut self, digest: Digest, collected: OffsetDateTime) -> Result<bool, DbError> {
         sqlx::query!(
             "select pg_advisory_xact_lock(hashtextextended('wattle blob ' || $1, 0))",
@@ -185,7 +190,7 @@ impl AdminTx {
         let free = sqlx::query_scalar!(
             r#"select not exists (
                    select from stored where digest = $1 and (free_since is null or free_since >= $2)
-               ) as "free!""#,
+               ) and not exists (select from archive where digest = $1) as "free!""#,
             &digest.0[..],
             collected
         );

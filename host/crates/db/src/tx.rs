@@ -60,6 +60,11 @@ pub(crate) async fn begin_scope(pool: &PgPool, tenant: Option<TenantId>) -> Resu
     begin(pool, "begin", role, tenant).await
 }
 
+/// The lock comes before the snapshot, so that no receipt lines are dropped between the two: they are in the database
+/// or in an archive, as the snapshot says.
+const BILLING: &str = "begin isolation level repeatable read, read only; set local role wattle_billing; \
+     lock table only receipt_line in access share mode";
+
 impl Db {
     /// Begins a transaction as `tenant`.
     pub async fn tenant_tx(&self, tenant: TenantId) -> Result<TenantTx, DbError> {
@@ -78,9 +83,8 @@ impl Db {
 
     /// Begins a transaction that reads the ledger in one snapshot.
     pub async fn billing_tx(&self) -> Result<BillingTx, DbError> {
-        let statement = "begin isolation level repeatable read, read only";
         Ok(BillingTx {
-            tx: begin(&self.pool, statement, "wattle_billing", None).await?,
+            tx: begin(&self.pool, BILLING, "wattle_billing", None).await?,
         })
     }
 

@@ -100,9 +100,9 @@ impl BillingTx {
             .collect())
     }
 
-    /// A row that no posting accounts for: a counter, transfer or line without a posting, or a line whose fuel
-    /// schedule or model time, which are kept beside it, are not those of its posting and its work. None when all is
-    /// well.
+    /// A row that no posting accounts for: a counter, transfer or line without a posting, a line of a posting whose
+    /// lines had left for an archive, or one whose fuel schedule or model time, which are kept beside it, are not those
+    /// of its posting and its work. None when all is well.
     pub async fn stray_row(&mut self, span: LedgerSpan) -> Result<Option<Stray>, DbError> {
         let row = sqlx::query!(
             r#"select s."table" as "table!", s.node as "node!", s.epoch as "epoch!", s.seq as "seq!",
@@ -128,7 +128,9 @@ impl BillingTx {
                         and l.at < coalesce($2, 'infinity'::timestamptz)
                         and (not exists (select from posting p
                                 where p.node = l.node and p.epoch = l.epoch and p.seq = l.seq
-                                    and p.ended_at = l.at and p.fuel_schedule = l.fuel_schedule)
+                                    and p.ended_at = l.at and p.fuel_schedule = l.fuel_schedule
+                                    and not exists (select from archive_sum s join archive_drop d using (archive)
+                                        where s.posting = p.id))
                             or l.model_ns <> (select coalesce(sum((w.work ->> 'cpu_ns')::numeric), 0)
                                 from jsonb_array_elements(l.work) as w (work)))
                     limit 1)

@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod allocation;
+pub mod archive;
 pub mod attribution;
 pub mod backend;
 pub mod batch;

@@ -8,6 +8,7 @@
 //! Everything here blocks; call it before the async runtime starts or from a blocking thread.
 
 mod discovery;
+mod dump;
 mod error;
 mod identity;
 mod initialise;

@@ -7,9 +7,9 @@ use time::OffsetDateTime;
 
 use crate::support::*;
 
-/// The tables of the ledger, the audit trail, of releases, of carbon, of billing and of checkpoints, each with a
-/// column to spoil.
-const KEPT: [(&str, &str); 22] = [
+/// The tables of the ledger, the audit trail, of releases, of carbon, of billing, of checkpoints and of archives, each
+/// with a column to spoil.
+const KEPT: [(&str, &str); 25] = [
     ("unit", "code"),
     ("account", "code"),
     ("posting", "kind"),
@@ -32,6 +32,9 @@ const KEPT: [(&str, &str); 22] = [
     ("signer", "node"),
     ("checkpoint", "at"),
     ("checkpoint_head", "seq"),
+    ("archive", "bytes"),
+    ("archive_sum", "lines"),
+    ("archive_drop", "dropped_at"),
 ];
 
 /// Every table with rows, its partitions included: those of this month and the default ones.
@@ -65,6 +68,7 @@ async fn filled(options: PgConnectOptions) -> Fixture {
         .post(&window(1, first.hash, OffsetDateTime::UNIX_EPOCH))
         .await;
     fixture.checkpoint(1).await;
+    fixture.archive(&[&first]).await;
     fixture
 }
 

@@ -202,6 +202,9 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("signer", "wattle_writer wattle_billing wattle_admin"),
         ("checkpoint", "wattle_writer wattle_billing wattle_admin"),
         ("checkpoint_head", "wattle_tenant wattle_writer wattle_billing"),
+        ("archive", "wattle_writer wattle_billing wattle_admin"),
+        ("archive_sum", "wattle_billing"),
+        ("archive_drop", "wattle_billing"),
     ];
     for (table, readers) in readers {
         let query = format!("select count(*) from {table}");
@@ -282,6 +285,11 @@ async fn functions_are_for_those_who_need_them(_: PgPoolOptions, options: PgConn
         (
             "select count(wattle_correctable('x', null, null, 'uj'))",
             "wattle_admin",
+        ),
+        ("select count(*) from wattle_archive_due(now())", "wattle_billing"),
+        (
+            "select wattle_archive_drop('receipt_line_default', now())",
+            "wattle_writer",
         ),
     ];
     for (query, callers) in functions {

@@ -12,6 +12,7 @@
 #![allow(clippy::type_complexity, reason = "tables of cases are read, not named")]
 
 mod append_only;
+mod archive;
 mod audit;
 mod audit_trail;
 mod billing;

@@ -1,8 +1,8 @@
 //! A migrated database, its roles, and postings to put into it.
 
 use db::{
-    Action, Actor, AdminTx, Cut, Db, DbError, NewKey, Options, PeriodCut, PostingInsert, ReleaseSpec, Scope,
-    StatementRow, Tenant, TenantFilter, Valuation,
+    Action, Actor, AdminTx, Cut, Db, DbError, NewArchive, NewKey, Options, PeriodCut, PostingInsert,
+    ReleaseSpec, Scope, StatementRow, Tenant, TenantFilter, Valuation,
 };
 use domain::account::Account;
 use domain::billing::statement::{Class, Line};
@@ -243,6 +243,39 @@ impl Fixture {
         let result = tx.posting_insert(posting).await.unwrap();
         tx.commit().await.unwrap();
         result
+    }
+
+    /// What is kept of an archive with the lines of postings.
+    pub async fn new_archive(&self, postings: &[&Posting]) -> NewArchive {
+        let mut sums = Vec::new();
+        for posting in postings {
+            let id = sqlx::query_scalar("select id from posting where hash = $1").bind(&posting.hash.0[..]);
+            let id: i64 = id.fetch_one(&self.owner).await.unwrap();
+            sums.push((id, domain::archive::sums(&posting.lines)));
+        }
+        let calls = || postings.iter().flat_map(|posting| &posting.lines);
+        let calls = || calls().map(|line| line.call.invocation);
+        NewArchive {
+            digest: Digest::of(
+                &postings
+                    .iter()
+                    .flat_map(|posting| posting.hash.0)
+                    .collect::<Vec<_>>(),
+            ),
+            bytes: 100,
+            span: (postings[0].to, postings[postings.len() - 1].to),
+            calls: (calls().min().unwrap(), calls().max().unwrap()),
+            postings: sums,
+        }
+    }
+
+    /// Archives the lines of postings, which stay where they are; the archive's number.
+    pub async fn archive(&self, postings: &[&Posting]) -> i64 {
+        let new = self.new_archive(postings).await;
+        let mut tx = self.db.writer_tx().await.unwrap();
+        let id = tx.archive_insert(&new).await.unwrap();
+        tx.commit().await.unwrap();
+        id
     }
 
     /// Lets go of every connection, so that the database can be dropped.

@@ -1,35 +1,51 @@
-//! Charges as Parquet: one row group, uncompressed, every column optional. Decimals have 38 digits, 12 of them behind
-//! the point; instants are microseconds in UTC.
+//! Tables as Parquet: one row group, uncompressed, every column optional. Values come and go as text. Decimals have 38
+//! digits, 12 of them behind the point; instants are microseconds in UTC.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::data_type::{ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::record::Field;
 use parquet::schema::types::Type;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-
-use super::focus::{COLUMNS, FocusCharge, Kind, cells};
 
 /// Digits of a decimal, and how many of them stand behind the point.
 const PRECISION: i32 = 38;
 const SCALE: i32 = 12;
 
-/// The bytes of a Parquet file with `charges`: the same for the same charges.
-pub fn written(charges: &[FocusCharge]) -> Result<Vec<u8>, ParquetError> {
-    let rows: Vec<_> = charges.iter().map(cells).collect();
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// An exact decimal with at most 12 digits behind the point.
+    Decimal,
+    /// A whole number.
+    Integer,
+    /// An instant in UTC.
+    Instant,
+}
+
+/// A row: its values as text, in the order of the columns.
+pub type Row = Vec<Option<String>>;
+
+/// The bytes of a Parquet file whose rows are called `name`: the same for the same rows.
+pub fn written(name: &str, columns: &[(&str, Kind)], rows: &[Row]) -> Result<Vec<u8>, ParquetError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)
         .set_created_by("wattle".to_owned())
         .build();
-    let fields: Vec<_> = COLUMNS.iter().map(field).collect::<Result<_, _>>()?;
-    let schema = Type::group_type_builder("charge").with_fields(fields).build()?;
+    let fields: Vec<_> = columns.iter().map(field).collect::<Result<_, _>>()?;
+    let schema = Type::group_type_builder(name).with_fields(fields).build()?;
     let mut file = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties))?;
     let mut group = file.next_row_group()?;
-    for (index, (name, kind)) in COLUMNS.iter().enumerate() {
+    for (index, (name, kind)) in columns.iter().enumerate() {
         let Some(mut column) = group.next_column()? else {
             return Err(ParquetError::General(format!("there is no column for {name}")));
         };
@@ -42,6 +58,43 @@ pub fn written(charges: &[FocusCharge]) -> Result<Vec<u8>, ParquetError> {
     }
     group.close()?;
     file.into_inner()
+}
+
+/// The rows of a file with these columns, none of them decimals.
+pub fn read(bytes: Bytes, columns: &[(&str, Kind)]) -> Result<Vec<Row>, ParquetError> {
+    let reader = SerializedFileReader::new(bytes)?;
+    let mut rows = Vec::new();
+    for row in reader.get_row_iter(None)? {
+        let row = row?;
+        let found: Vec<_> = row.get_column_iter().collect();
+        if found.len() != columns.len() {
+            return Err(ParquetError::General(format!(
+                "there are {} columns",
+                found.len()
+            )));
+        }
+        let cells = columns.iter().zip(found);
+        let cells = cells.map(|((name, kind), (found, field))| match found == name {
+            true => cell(*kind, field).ok_or_else(|| unfit(name)),
+            false => Err(unfit(found)),
+        });
+        rows.push(cells.collect::<Result<_, _>>()?);
+    }
+    Ok(rows)
+}
+
+/// A value as text, where there is one; nothing if it is of another kind.
+fn cell(kind: Kind, field: &Field) -> Option<Option<String>> {
+    match (kind, field) {
+        (_, Field::Null) => Some(None),
+        (Kind::Text, Field::Str(text)) => Some(Some(text.clone())),
+        (Kind::Integer, Field::Long(number)) => Some(Some(number.to_string())),
+        (Kind::Instant, Field::TimestampMicros(us)) => {
+            let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(*us) * 1_000).ok()?;
+            at.format(&Rfc3339).ok().map(Some)
+        }
+        _ => None,
+    }
 }
 
 fn field((name, kind): &(&str, Kind)) -> Result<Arc<Type>, ParquetError> {
@@ -125,37 +178,57 @@ fn scaled(text: &str) -> Result<FixedLenByteArray, ParquetError> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use parquet::file::reader::{FileReader as _, SerializedFileReader};
-    use parquet::record::Field;
-
-    use super::super::focus::tests::charge;
     use super::*;
+
+    const COLUMNS: [(&str, Kind); 3] = [
+        ("name", Kind::Text),
+        ("count", Kind::Integer),
+        ("at", Kind::Instant),
+    ];
+
+    fn row(cells: [Option<&str>; 3]) -> Row {
+        cells.map(|cell| cell.map(ToOwned::to_owned)).to_vec()
+    }
 
     #[test]
     fn what_is_written_is_read_again() {
-        let charges = [FocusCharge::from(charge()), FocusCharge::from(charge())];
-        let bytes = written(&charges).unwrap();
-        assert_eq!(written(&charges).unwrap(), bytes, "the same bytes");
+        let rows = [
+            row([Some("a"), Some("-7"), Some("2026-11-30T00:00:00.000001Z")]),
+            row([None, None, None]),
+            row([
+                Some(""),
+                Some("9223372036854775807"),
+                Some("1969-12-31T23:59:59Z"),
+            ]),
+        ];
+        let bytes = written("row", &COLUMNS, &rows).unwrap();
+        assert_eq!(written("row", &COLUMNS, &rows).unwrap(), bytes, "the same bytes");
+        let bytes = Bytes::from(bytes);
+        assert_eq!(read(bytes.clone(), &COLUMNS).unwrap(), rows);
+        // Another table, and no table.
+        let mut others = COLUMNS;
+        others[1] = ("number", Kind::Integer);
+        assert!(read(bytes.clone(), &others).is_err());
+        others[1] = ("count", Kind::Text);
+        assert!(read(bytes.clone(), &others).is_err());
+        assert!(read(bytes.clone(), &COLUMNS[..2]).is_err());
+        assert!(read(bytes.slice(..40), &COLUMNS).is_err());
+    }
+
+    #[test]
+    fn decimals_are_written_as_they_are() {
+        let columns = [("cost", Kind::Decimal)];
+        let bytes = written("row", &columns, &[vec![Some("12.05".to_owned())], vec![None]]).unwrap();
         let reader = SerializedFileReader::new(Bytes::from(bytes)).unwrap();
         let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
-        assert_eq!(rows.len(), 2);
-        let read: Vec<_> = rows[1].get_column_iter().collect();
-        for ((name, kind), (column, text)) in COLUMNS.iter().zip(read.iter().zip(cells(&charges[1]))) {
-            assert_eq!(name, column.0);
-            match (kind, column.1, text) {
-                (_, Field::Null, None) => {}
-                (Kind::Text, Field::Str(read), Some(text)) => assert_eq!(*read, text),
-                (Kind::Integer, Field::Long(read), Some(text)) => assert_eq!(read.to_string(), text),
-                (Kind::Instant, Field::TimestampMicros(read), Some(text)) => {
-                    assert_eq!(whole(Kind::Instant, &text).unwrap(), *read);
-                }
-                (Kind::Decimal, Field::Decimal(read), Some(text)) => {
-                    assert_eq!(read.data(), scaled(&text).unwrap().data());
-                }
-                other => panic!("{name}: {other:?}"),
-            }
-        }
+        let cells: Vec<_> = rows
+            .iter()
+            .flat_map(|row| row.get_column_iter().map(|(_, cell)| cell))
+            .collect();
+        let [Field::Decimal(cost), Field::Null] = cells[..] else {
+            panic!("{cells:?}");
+        };
+        assert_eq!(cost.data(), scaled("12.05").unwrap().data());
     }
 
     #[test]
