@@ -14,7 +14,7 @@ use domain::weights::RootWeights;
 use crate::secret_file;
 
 /// The version of the file: a change of what the estimator holds needs a new one.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The estimator, behind a lock, and its file.
 pub struct Learnt {
@@ -76,7 +76,7 @@ impl Learnt {
         self.begun.load(Relaxed)
     }
 
-    /// By what a slice is shared, from what earlier ones have shown.
+    /// By what a slice is shared, from what earlier ones and its parts have shown.
     pub fn weights(&self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
         self.estimator().weights(before, slice)
     }

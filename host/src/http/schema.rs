@@ -273,7 +273,7 @@ pub struct Work {
     rows: u64,
     /// CPU time of the backend's threads, in nanoseconds.
     cpu_ns: u64,
-    /// Time for which the device worked, in nanoseconds; 0 where it is the CPU.
+    /// Time for which the device worked, in nanoseconds; on the CPU, that for which at least one thread did.
     busy_ns: u64,
 }
 

@@ -57,6 +57,8 @@ struct Running {
     untold_ns: f64,
     guest_ns: f64,
     model_ns: f64,
+    /// How long at least one thread of a model worked.
+    model_busy_ns: f64,
     busy_ns: f64,
     threads_left: usize,
     ended: bool,
@@ -266,7 +268,7 @@ impl Workload {
         let active = first.map(|task| (task.cycles / NOMINAL_CYCLES).min(1.0)).sum();
         let [ghz, _] = self.machine.step(active);
         let (mut ran, mut players) = (Vec::new(), Vec::new());
-        let mut busy_ns = 0.0;
+        let (mut busy_ns, mut longest_ns) = (0.0, BTreeMap::<u64, f64>::new());
         for place in 0..running {
             let Some(mut task) = self.queue.pop_front() else {
                 break;
@@ -292,10 +294,19 @@ impl Workload {
                 mix: task.mix,
             });
             self.account(&task, cycles, cpu_ns);
+            if let (Who::Call(number), Part::Model) = (task.who, task.part) {
+                let longest_ns = longest_ns.entry(number).or_default();
+                *longest_ns = longest_ns.max(cpu_ns);
+            }
             if task.cycles > 1.0 {
                 self.queue.push_back(task);
             } else {
                 self.end_task(&task);
+            }
+        }
+        for (number, longest_ns) in longest_ns {
+            if let Some(call) = self.calls.get_mut(&number) {
+                call.model_busy_ns += longest_ns;
             }
         }
         Tick {
@@ -439,6 +450,7 @@ impl Running {
             untold_ns: 0.0,
             guest_ns: 0.0,
             model_ns: 0.0,
+            model_busy_ns: 0.0,
             busy_ns: 0.0,
             threads_left: 0,
             ended: false,
@@ -458,7 +470,7 @@ impl Running {
         };
         let mut all = Vec::new();
         if self.model_ns > 0.0 {
-            all.push(work("cpu", self.model_ns, 0.0));
+            all.push(work("cpu", self.model_ns, self.model_busy_ns));
         }
         if self.busy_ns > 0.0 {
             all.push(work(super::drive::GPU, 0.0, self.busy_ns));

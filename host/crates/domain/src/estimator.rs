@@ -1,18 +1,28 @@
 //! What use costs, learnt from the meter: weights for the next slice, provisional figures, joules per fuel.
 //!
-//! Each root has a filter (`filter`) that explains a slice's mean power P (W) by what was used per
-//! second, in the manner of SmartWatts (power models per root that are recalibrated while the machine
+//! Each root has a filter (`filter`) that explains the mean power P (W) of a part of a slice by what was used
+//! per second, in the manner of SmartWatts (power models per root that are recalibrated while the machine
 //! runs; arXiv 2001.02505) and FaasMeter (a filter over functions; arXiv 2408.06130):
 //!
-//! `P = floor + U·κ(U) + Σ deviation·use,  κ(U) = c + a·ln(1 + U) + b·ln²(1 + U) + wake·(1 − e^−U)/U`
+//! `P = floor + wake·(1 − Π(1 − pᵢ)) + Σ costᵢ·uᵢ·h(cᵢ) + traffic + fuel,  h(c) = 1 + a·ln(1 + c) + b·ln²(1 + c)`
 //!
-//! with U the busy CPUs. κ is what a CPU costs, whoever uses it: less while many are busy, because what wakes
-//! with the first one, turbo steps and threads that share a core are not linear. Deviations say how
-//! claimants compare: of models' CPU time, of foreign load's, per byte, per fuel, and of classes of calls
-//! (the releases of deployments), since a vector kernel and a branchy loop differ by more than fuel or bytes
-//! can tell. The weights of a slice are κ at its own U, plus deviations. So what is not linear is shared by
-//! CPU time, and nobody's weight is bent because he happens to work at busy times. The host's own time comes
-//! with every call and cannot be told from the calls': it has the common weight, by rule.
+//! Players i are the calls, the host and others. uᵢ is how many CPUs a player kept busy, pᵢ for how much of the
+//! time it worked at all, and cᵢ how many CPUs were busy beside one of its own. `wake` is what wakes with the
+//! first CPU; costs of a CPU are a common one and what deviates from it, of models, of others and of classes of
+//! calls (the releases of deployments, guest and models apart), since a vector kernel and a branchy loop differ by more
+//! than fuel or bytes can tell; and h is what company does to them: turbo steps, and threads that share a core.
+//! Costs are multiplied with h, since a dear cycle saves more than a cheap one when the voltage falls.
+//!
+//! **Shares.** A slice's weights are the shares of its parts in that function, by Aumann and Shapley
+//! (`filter::share`), over what was used. So a model on four threads pays once for waking the machine, and everyone
+//! has his part in what company saves. The host's own time comes with every call and cannot be told from the
+//! calls': it costs what guests do on the mean, by rule.
+//!
+//! **Others** do now this and now that, unseen. So what they cost of late is followed within seconds, apart
+//! from what holds for long: Kalman's filter of one figure, which forgets.
+//!
+//! **A device** waits awake for a while after work. What works pays for being awake while it works; waiting is
+//! idle. The device's awake power is learnt while it works, that of sleep is the lowest seen.
 //!
 //! **Fairness where the data say nothing.** Deviations start at nothing, with a narrow band (a ridge towards
 //! equal weight per CPU time). What the slices cannot tell apart, because it was
@@ -32,9 +42,9 @@
 //! percent of that while tells less: a slow meter is to be learnt from once a slice. What is given to
 //! [`Estimator::observe`] may thus be a part of a slice, and need not be kept.
 //!
-//! **What it cannot know.** How many threads of one call ran at the same time: what is not linear is shared
-//! by CPU time, and a call that used four CPUs at once is charged some percent more of it than its Shapley
-//! share. How long a device stays awake after work, if it never sleeps: that is floor then.
+//! **What it cannot know.** Whether calls of one part met: it takes them to come and go independently. What
+//! a call does to others in the steps of a scheduler. How many others there are: they come as chance has it.
+//! How much a device takes asleep, if it was never seen asleep: it is idle while awake then.
 //!
 //! Floats are in here alone; what leaves is rounded to integers.
 
@@ -51,10 +61,8 @@ use crate::attribution::{self, Span};
 use crate::calibrate::Calibration;
 use crate::energy::{Provenance, Reading, Root};
 use crate::posting::{Call, Slice};
-use crate::weights::{
-    Class, ClassWeights, Feature, Features, RootWeights, Weights, class_features, other_features,
-};
-use filter::Filter;
+use crate::weights::{Class, Feature, Features, RootWeights, Weights, class_features};
+use filter::{Filter, Tally};
 
 /// The quantile of a two-sided 95 % band of the normal distribution.
 pub(crate) const Z95: f64 = 1.96;
@@ -129,6 +137,9 @@ pub struct Estimator {
 struct Learnt {
     root: Root,
     filter: Filter,
+    /// What the parts of the slice cost that are known by now. Not kept over a restart.
+    #[serde(skip)]
+    parts: Tally,
     /// Dynamic energy and the cost by weights, over about [`Learnt::MEMORY_S`]: their ratio turns a cost
     /// into energy.
     dynamic_uj: f64,
@@ -149,6 +160,7 @@ impl Learnt {
         Self {
             root: root.clone(),
             filter: Filter::new(measured, floor_uw),
+            parts: Tally::default(),
             dynamic_uj: 0.0,
             cost_fj: 0.0,
             off_squared: 0.0,
@@ -157,46 +169,38 @@ impl Learnt {
         }
     }
 
-    /// The weights for these classes while `busy` CPUs are.
-    fn weights(&self, classes: impl Iterator<Item = Class>, busy: f64) -> RootWeights {
-        let Some(base) = self.filter.weights(busy) else {
-            return RootWeights::equal(&self.root);
-        };
-        let own = |class: Class| {
-            let [guest, model, busy] = self.filter.class_weights(&class, busy)?;
-            Some(ClassWeights {
-                class,
-                guest,
-                model,
-                busy,
-            })
-        };
-        RootWeights {
-            root: self.root.name.clone(),
-            floor_uw: self.filter.floor_uw(),
-            base,
-            classes: classes.filter_map(own).collect(),
-        }
+    /// The weights for these classes in the mix of late.
+    fn weights(&self, classes: impl Iterator<Item = Class>) -> RootWeights {
+        let weights = self.filter.weights(&self.root, classes);
+        weights.unwrap_or_else(|| RootWeights::equal(&self.root))
     }
 
-    /// The weights for a slice that lasted for `length_ns`; none as long as nothing is known.
-    fn of_slice(&self, slice: &Slice, length_ns: u64) -> Option<RootWeights> {
+    /// The weights for a slice between two readings; none as long as nothing is known. Those of its parts, if
+    /// these were seen; they are forgotten then.
+    fn of_slice(&mut self, slice: &Slice, from_ns: u64, to_ns: u64) -> Option<RootWeights> {
+        let length_ns = to_ns.saturating_sub(from_ns);
         if !self.filter.begun() || length_ns == 0 {
             return None;
         }
-        let by_class = class_features(slice, &self.root);
-        let others = other_features(slice, &self.root);
-        let times = by_class.values().chain(&others).map(Features::time_ns);
-        let busy = times.fold(0, u64::saturating_add) as f64 / length_ns as f64;
-        Some(self.weights(by_class.into_keys(), busy))
+        let parts = std::mem::take(&mut self.parts);
+        if !self.filter.is_measured() {
+            let classes = class_features(slice, &self.root).into_keys();
+            return Some(self.weights(classes));
+        }
+        Some(if parts.covers(from_ns, to_ns) {
+            self.filter.tallied(&parts, &self.root)
+        } else {
+            self.filter.weights_alone(slice, &self.root, length_ns)
+        })
     }
 
-    /// Learns from a span of the root and the slice it fell in.
-    fn observe(&mut self, span: &Span, slice: &Slice) {
+    /// Learns from a span of the root that ends at `to_ns`, and the slice it fell in.
+    fn observe(&mut self, span: &Span, slice: &Slice, to_ns: u64) {
         if span.length_ns == 0 {
             return;
         }
-        self.filter.observe(span, slice, &self.root);
+        self.filter
+            .observe(span, slice, &self.root, to_ns, &mut self.parts);
         let fitted = self.filter.begun();
         if fitted != self.fitted {
             // The unit of a cost changes.
@@ -205,7 +209,7 @@ impl Learnt {
         // By the weights that a provisional figure uses: what these are off by, the ratio puts right.
         let classes = class_features(slice, &self.root).into_keys();
         let mut slice = slice.clone();
-        slice.weights = vec![self.weights(classes, self.filter.busy())];
+        slice.weights = vec![self.weights(classes)];
         let span = if fitted {
             span.over_fitted_floor(&slice, &self.root)
         } else {
@@ -230,7 +234,7 @@ impl Learnt {
     fn provisional(&self, call: &Call, usage: &Usage) -> Option<(f64, f64)> {
         let gain = self.gain()?;
         let (class, features) = (Class::of(call), Features::of_usage(usage, &self.root));
-        let weights = self.weights(std::iter::once(class.clone()), self.filter.busy());
+        let weights = self.weights(std::iter::once(class.clone()));
         let energy_uj = weights.of_class(&class).cost_fj(&features) as f64 * gain;
         let slices = self.off_squared / self.dynamic_squared.max(f64::MIN_POSITIVE);
         let relative = self.filter.relative_band(&class, &features);
@@ -269,7 +273,7 @@ impl Estimator {
             });
             if let Some(learnt) = self.roots.get_mut(at) {
                 learnt.root = now.root.clone();
-                learnt.observe(&span, slice);
+                learnt.observe(&span, slice, now.at_ns);
             }
         }
         self.learn_fuel(slice);
@@ -277,14 +281,14 @@ impl Estimator {
 
     /// The weights for a slice that begins at the readings `before`, to be put into it before it is
     /// journalled. A root of which nothing is known yet has none.
-    pub fn weights(&self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
-        let of = |learnt: &Learnt| {
+    pub fn weights(&mut self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
+        let of = |learnt: &mut Learnt| {
             let of_root = |reading: &&Reading| reading.root.name == learnt.root.name;
             let (before, now) = (before.iter().find(of_root)?, slice.readings.iter().find(of_root)?);
-            let length_ns = Span::between(before, now)?.length_ns;
-            learnt.of_slice(slice, length_ns)
+            Span::between(before, now)?;
+            learnt.of_slice(slice, before.at_ns, now.at_ns)
         };
-        self.roots.iter().filter_map(of).collect()
+        self.roots.iter_mut().filter_map(of).collect()
     }
 
     /// What `usage` of `call` will probably cost over all roots; none as long as nothing was learnt. The
@@ -379,13 +383,7 @@ fn whole_uw(watts: f64) -> u32 {
     (watts * 1e6).round() as u32
 }
 
-/// The units in which a filter counts use per second, in raw units per second: CPUs, GB/s and Gfuel/s.
-fn per_second(features: &Features, length_ns: u64) -> [f64; crate::weights::FEATURES] {
-    // 10⁹ of anything per second is 1 per nanosecond, so all features have one scale.
-    features.0.map(|amount| amount as f64 / length_ns as f64)
-}
-
-/// Weights in watts per unit of [`per_second`] as integers: 1 W per (10⁹ units per second) is 1 nJ a unit.
+/// Weights in watts per 10⁹ units a second as integers, in fJ a unit: 1 W per (10⁹ units per second) is 1 nJ a unit.
 fn whole_weights(watts: [f64; crate::weights::FEATURES]) -> Weights {
     Weights(watts.map(whole_uw))
 }

@@ -15,6 +15,9 @@ use crate::Digest;
 /// multiply-accumulates of a graph's static cost.
 pub const FUEL_SCHEDULE: u32 = 1;
 
+/// The device of work on the host's own CPU.
+pub const CPU: &str = "cpu";
+
 /// Fuel of any host call: [`FUEL_SCHEDULE`] version 1.
 pub const FUEL_PER_HOST_CALL: u64 = 1_000;
 
@@ -45,7 +48,8 @@ pub struct Work {
     pub rows: u64,
     /// CPU time of the backend's threads, in nanoseconds.
     pub cpu_ns: u64,
-    /// Time for which the device worked, in nanoseconds; 0 where the device is the CPU.
+    /// Time for which the device worked, in nanoseconds. On the CPU, that for which at least one thread did; 0 in
+    /// older records.
     #[serde(default)]
     pub busy_ns: u64,
 }
@@ -117,6 +121,13 @@ impl Usage {
             .iter()
             .map(|work| work.cpu_ns)
             .fold(0, u64::saturating_add)
+    }
+
+    /// Time for which models worked on the CPU, in nanoseconds: less than their CPU time where several threads
+    /// did. 0 where nobody noted it.
+    pub fn cpu_busy_ns(&self) -> u64 {
+        let on_cpu = self.work.iter().filter(|work| work.device == CPU);
+        on_cpu.map(|work| work.busy_ns).fold(0, u64::saturating_add)
     }
 
     /// CPU time of guest and models together, in nanoseconds: the weight in attribution.

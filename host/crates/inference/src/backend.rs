@@ -3,8 +3,10 @@
 use std::fmt;
 
 use bytes::Bytes;
+use domain::usage::CPU;
 use domain::{Signature, Tensor, UsageCell, Work};
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ComputeError, LoadError};
@@ -24,7 +26,7 @@ impl Target {
     /// The name: `cpu`, `gpu` or `tpu`.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Cpu => "cpu",
+            Self::Cpu => CPU,
             Self::Gpu => "gpu",
             Self::Tpu => "tpu",
         }
@@ -120,23 +122,32 @@ pub trait Runner: Send {
     }
 }
 
-/// Where a run's CPU time goes, piece by piece.
+/// Where a run's CPU time goes, piece by piece, with how long it took: of runs on the CPU alone, since other
+/// devices tell that themselves.
 pub struct RunMeter {
     cell: std::sync::Arc<UsageCell>,
     work: Work,
+    told_at: Instant,
 }
 
 impl RunMeter {
     pub(crate) fn new(cell: std::sync::Arc<UsageCell>, work: Work) -> Self {
-        Self { cell, work }
+        let told_at = Instant::now();
+        Self { cell, work, told_at }
     }
 
     /// Adds CPU time, in nanoseconds. The first piece, be it 0, also counts the run and its rows.
     pub fn add_ns(&mut self, cpu_ns: u64) {
         self.work.cpu_ns = cpu_ns;
         if self.work.runs > 0 || cpu_ns > 0 {
+            if self.work.device == CPU && cpu_ns > 0 {
+                let now = Instant::now();
+                let took = now.duration_since(std::mem::replace(&mut self.told_at, now));
+                // One thread that waited for a CPU worked no longer than it had one.
+                self.work.busy_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).min(cpu_ns);
+            }
             self.cell.add_work(&self.work);
         }
-        (self.work.runs, self.work.rows) = (0, 0);
+        (self.work.runs, self.work.rows, self.work.busy_ns) = (0, 0, 0);
     }
 }

@@ -24,7 +24,7 @@ impl Symmetric {
             .unwrap_or_default()
     }
 
-    fn set(&mut self, row: usize, column: usize, value: f64) {
+    pub(super) fn set(&mut self, row: usize, column: usize, value: f64) {
         for at in [row * self.size + column, column * self.size + row] {
             if let Some(cell) = self.cells.get_mut(at) {
                 *cell = value;

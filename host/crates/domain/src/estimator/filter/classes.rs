@@ -1,36 +1,48 @@
 //! Who used what: places for classes, the host's own time and that of others.
 
-use std::collections::BTreeMap;
-
-use super::{CLASS_KEPT, CLASSES, DEVIATION_MEMORY, FUEL, Filter, MAX_CLASSES, MIX, MOST_BEHIND_NS, Place};
+use super::{
+    CLASS_KEPT, CLASSES, COST, Costs, DEVICE, Filter, GUESTS, KERNELS, LINEAR, MAX_CLASSES, MIX_MEMORY,
+    MOST_BEHIND_NS, PER_CLASS, PER_COST, Place, SPREAD_S,
+};
 use crate::energy::Root;
 use crate::posting::Slice;
 use crate::weights::{Class, Feature, Features, other_features};
 
 impl Filter {
     /// The place of a class, a new one if it is busy and there is room.
-    pub(super) fn place(&mut self, class: &Class, busy: f64) -> Option<usize> {
-        let known = self.places.iter().position(|place| place.class == *class);
-        if known.is_none() && busy <= 0.0 {
+    pub(super) fn place(&mut self, class: &Class, is_busy: bool, guests: f64) -> Option<usize> {
+        let known = self.known(class);
+        if known.is_none() && !is_busy {
             return None;
         }
         let seen = self.slices;
         if let Some(index) = known {
-            if let (Some(place), true) = (self.places.get_mut(index), busy > 0.0) {
+            if let (Some(place), true) = (self.places.get_mut(index), is_busy) {
                 place.seen = seen;
+                place.guests += guests / MIX_MEMORY;
             }
             return Some(index);
         }
         let fresh = Place {
             class: class.clone(),
             seen,
+            guests: guests / MIX_MEMORY,
         };
         if self.places.len() < MAX_CLASSES {
             self.places.push(fresh);
-            self.state.push(0.0);
-            self.powers.push(0.0);
-            self.expected.push((0.0, MIX));
-            self.products.grow();
+            let own = if self.device {
+                [DEVICE, 0.0]
+            } else {
+                [GUESTS, KERNELS]
+            };
+            for sd in own {
+                self.state.push(0.0);
+                self.expected.push((0.0, sd));
+                for _ in 0..PER_COST {
+                    self.powers.push(0.0);
+                    self.products.grow();
+                }
+            }
             return Some(self.places.len() - 1);
         }
         let (index, oldest) = self
@@ -42,19 +54,30 @@ impl Filter {
             return None;
         }
         *oldest = fresh;
-        self.set(CLASSES + index, 0.0);
-        self.products.clear(CLASSES + index);
-        if let Some(sum) = self.powers.get_mut(CLASSES + index) {
-            *sum = 0.0;
+        let first = CLASSES + PER_CLASS * index;
+        for cost in first..first + PER_CLASS {
+            self.set(COST + cost, 0.0);
+        }
+        for term in (0..PER_CLASS * PER_COST).map(|term| LINEAR + PER_COST * first + term) {
+            self.products.clear(term);
+            if let Some(sum) = self.powers.get_mut(term) {
+                *sum = 0.0;
+            }
         }
         Some(index)
     }
 
-    /// What system and foreign load used. The kernel counts the machine's time in steps: what it was behind
+    /// What system and foreign load used. The kernel counts Postgres's time in steps, which are spread, and the
+    /// machine's too: what it was behind
     /// the host's own clock comes off the next slices' foreign time, or noise would always count as load.
-    pub(super) fn others(&mut self, slice: &Slice, root: &Root) -> [Features; 2] {
+    pub(super) fn others(&mut self, slice: &Slice, root: &Root, seconds: f64) -> [Features; 2] {
         let [system, foreign] = other_features(slice, root);
         let activity = &slice.activity;
+        let postgres_ns = if self.device { 0 } else { activity.postgres_ns };
+        let held_ns = self.held_ns + postgres_ns as f64;
+        self.held_ns = held_ns * (-seconds / SPREAD_S).exp();
+        let system_ns = system.time_ns().saturating_sub(postgres_ns) as f64 + held_ns - self.held_ns;
+        let system = Features::of(Feature::System, system_ns as u64);
         let ours_ns = activity.host_ns.saturating_add(activity.postgres_ns);
         let behind_ns = self
             .behind_ns
@@ -65,19 +88,16 @@ impl Filter {
         [system, foreign]
     }
 
-    /// Follows the mean deviation of guests, fuel included, by their CPU time: the host's own code is of that
-    /// kind, but burns no fuel.
-    pub(super) fn deviate(&mut self, by_class: &BTreeMap<Class, Features>, length_ns: u64) {
-        let (mut deviating_w, mut busy) = (0.0, 0.0);
-        for (class, features) in by_class {
-            let guest = features.get(Feature::Guest) as f64 / length_ns as f64;
-            let place = self.places.iter().position(|place| place.class == *class);
-            deviating_w += place.map_or(0.0, |place| self.at(CLASSES + place)) * guest;
-            deviating_w += self.at(FUEL) * features.get(Feature::Fuel) as f64 / length_ns as f64;
-            busy += guest;
-        }
-        let [sum, weight] = &mut self.deviating;
-        *sum += (deviating_w - *sum) / DEVIATION_MEMORY;
-        *weight += (busy - *weight) / DEVIATION_MEMORY;
+    /// The place of a class that has one.
+    pub(super) fn known(&self, class: &Class) -> Option<usize> {
+        self.places.iter().position(|place| place.class == *class)
+    }
+
+    /// The classes of guests as they are mixed on the mean: the host's own code is of that kind.
+    pub(super) fn guests(&self) -> Costs {
+        let all: f64 = self.places.iter().map(|place| place.guests).sum();
+        let share =
+            |(index, place): (usize, &Place)| (CLASSES + PER_CLASS * index, place.guests / all.max(1e-12));
+        self.places.iter().enumerate().map(share).collect()
     }
 }

@@ -1,21 +1,35 @@
 //! What the filter knows, and how surely.
 
-use super::{CLASSES, FLOOR, Filter, MIX, OWN, Place, common_slope};
+use super::{
+    CLASSES, COMMON, COST, FLOOR, FOREIGN, FUEL, Filter, KERNELS, MODEL, OCCUPIED, PER_CLASS, Place, TRAFFIC,
+};
 use crate::energy::{Provenance, Root};
 use crate::estimator::matrix::dot;
 use crate::estimator::{Banded, RootModel, Z95};
 use crate::weights::{Class, Feature, Features};
 
 impl Filter {
-    /// The derivatives of the cost of `features` of the class at `place` by the state.
-    fn cost_slope(&self, place: Option<usize>, features: &Features) -> Vec<f64> {
+    /// The derivatives of the cost of `features` of a class in the mix of late, by the state.
+    fn cost_slope(&self, class: Option<&Class>, features: &Features) -> Vec<f64> {
         let (amount, time) = (|f: Feature| features.get(f) as f64, features.time_ns() as f64);
-        let mut slope = vec![0.0];
-        slope.extend(common_slope(self.busy).map(|term| term * time));
-        slope.extend(OWN.map(amount));
-        slope.resize(self.state.len(), 0.0);
-        if let Some(cell) = place.and_then(|place| slope.get_mut(CLASSES + place)) {
-            *cell = time;
+        let mut slope = vec![0.0; self.state.len()];
+        let place = class.and_then(|class| self.known(class));
+        let (alone, mean, slowed) = self.typical_bends();
+        let cells = [
+            (OCCUPIED, alone * time),
+            (TRAFFIC, amount(Feature::Traffic)),
+            (FUEL, amount(Feature::Fuel)),
+            (COST + COMMON, (mean + slowed) * time),
+            (COST + MODEL, mean * amount(Feature::Model)),
+            (COST + FOREIGN, mean * amount(Feature::Foreign)),
+        ];
+        let own = place.map(|place| COST + CLASSES + PER_CLASS * place);
+        let model = amount(Feature::Model);
+        let own = own.map(|at| [(at, mean * (time - model)), (at + 1, mean * model)]);
+        for (at, value) in cells.into_iter().chain(own.into_iter().flatten()) {
+            if let Some(cell) = slope.get_mut(at) {
+                *cell = value;
+            }
         }
         slope
     }
@@ -26,12 +40,11 @@ impl Filter {
         if self.state.is_empty() {
             return 1.0;
         }
-        let place = self.places.iter().position(|place| place.class == *class);
-        let slope = self.cost_slope(place, features);
+        let slope = self.cost_slope(Some(class), features);
         let cost = dot(&slope, &self.state);
         let mut variance = dot(&slope, &self.covariance.times(&slope)).max(0.0);
-        if place.is_none() && self.measured {
-            variance += (MIX * self.unit_w() * features.time_ns() as f64).powi(2);
+        if self.known(class).is_none() && self.measured {
+            variance += (KERNELS * self.unit_w() * features.time_ns() as f64).powi(2);
         }
         if cost <= 0.0 {
             return 0.0;
@@ -51,15 +64,16 @@ impl Filter {
             Banded::rounded(watts.max(0.0) * 1e6, Z95 * sd_w * 1e6)
         };
         let begun = !self.state.is_empty();
-        let spread = |place: Option<usize>, feature: Feature| {
-            let slope = self.cost_slope(place, &Features::of(feature, 1));
+        let spread = |class: Option<&Class>, feature: Feature| {
+            let slope = self.cost_slope(class, &Features::of(feature, 1));
             dot(&slope, &self.covariance.times(&slope))
         };
         let shared = Feature::ALL
             .into_iter()
             .filter(|feature| begun && self.shared_by(*feature));
+        let typical = self.typical();
         let weight = |feature: Feature| {
-            let watts = self.weight_w(feature, 0.0, self.busy);
+            let watts = typical.get(feature as usize).copied().unwrap_or_default();
             (feature, banded(watts, spread(None, feature)))
         };
         let main = if self.device {
@@ -67,14 +81,17 @@ impl Filter {
         } else {
             Feature::Guest
         };
-        let own = |(index, place): (usize, &Place)| {
-            let watts = self.weight_w(main, self.at(CLASSES + index), self.busy);
-            (place.class.clone(), banded(watts, spread(Some(index), main)))
+        let own = |place: &Place| {
+            let [watts, _] = self.class_typical(&place.class);
+            (
+                place.class.clone(),
+                banded(watts, spread(Some(&place.class), main)),
+            )
         };
         let (floor_w, floor) = match begun {
             true => (self.floor_w(), self.covariance.get(FLOOR, FLOOR)),
             // Nothing but the meter's word.
-            false => (self.prior_floor_w, (MIX * self.prior_floor_w).powi(2)),
+            false => (self.prior_floor_w, (0.3 * self.prior_floor_w).powi(2)),
         };
         RootModel {
             root: root.clone(),
@@ -82,7 +99,7 @@ impl Filter {
             noise_ppm: (self.noise.sqrt() * 1e6).round() as u64,
             floor_uw: banded(floor_w, floor),
             weights: shared.map(weight).collect(),
-            classes: self.places.iter().enumerate().map(own).collect(),
+            classes: self.places.iter().map(own).collect(),
         }
     }
 }
