@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 use domain::Name;
+use tracing_subscriber::filter::Targets;
 
 pub use self::carbon::{CarbonArgs, CarbonProvider, Kilograms};
 pub use self::file::{ConfigFile, ConfigPath, Setting, settings};
@@ -332,7 +333,7 @@ impl fmt::Display for ConfigErrors {
 }
 
 fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
-    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned())
+    text.parse::<Targets>().map(|_| text.to_owned())
 }
 
 /// Where everything is kept that must survive, unless said otherwise.

@@ -16,6 +16,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, registry};
 
 use crate::app::{App, Ground};
 use crate::clock::SystemClock;
@@ -86,13 +90,17 @@ fn log_to(writer: NonBlocking, config: &ServeArgs) -> anyhow::Result<()> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log_filter)?)
-        .with_writer(writer);
+    let wanted: Targets = config.log_filter.parse()?;
+    let (lines, logs) = (fmt::layer().with_writer(writer), registry().with(wanted));
     // A second start in one process, as tests do, keeps the first subscriber.
     let _ = match text {
-        true => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        false => logs.json().flatten_event(true).with_span_list(false).try_init(),
+        true => logs
+            .with(lines.with_ansi(std::io::stderr().is_terminal()))
+            .try_init(),
+        false => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            logs.with(lines).try_init()
+        }
     };
     // The default hook would wait for standard error.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a panic")));
