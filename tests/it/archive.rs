@@ -150,8 +150,8 @@ async fn what_is_archived_is_found_proven_and_checked_as_before() -> anyhow::Res
         seq: posting["seq"].as_u64().context("a number")?,
     };
     let mut tx = host.app.db.billing_tx().await?;
-    let posting = Lines::of(&host.app.blobs).posting(&mut tx, key).await?;
-    let posting = posting.context("a posting")?;
+    let posting = tx.posting_get(key).await?.context("a posting")?;
+    let posting = Lines::of(&host.app.blobs).whole(&mut tx, posting).await?;
     drop(tx);
     ensure!(!posting.lines.is_empty());
     let mut tx = host.app.db.writer_tx().await?;

@@ -99,7 +99,7 @@ async fn what_one_checkpoint_cannot_take_is_the_next_ones_at_once() -> anyhow::R
     let mut cut = Cut::first(1_000);
     let mut verified = 0;
     loop {
-        let part = verify::postings(&host.app.db, span, &cut).await?;
+        let part = verify::postings(&host.app.db, &host.app.blobs, span, &cut).await?;
         assert_eq!(part.fault, None);
         verified += part.checked;
         cut.after = part.next;

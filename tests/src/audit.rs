@@ -53,10 +53,10 @@ pub async fn ledger(app: &Arc<App>) -> anyhow::Result<Vec<String>> {
     loop {
         let page = tx.windows(&cut).await?;
         for window in page.items {
-            match lines.posting(&mut tx, window.key).await? {
+            match tx.posting_get(window.key).await? {
                 None => findings.push(format!("posting {} is gone", window.key)),
                 Some(posting) => {
-                    if let Err(error) = posting.verify() {
+                    if let Err(error) = lines.whole(&mut tx, posting).await?.verify() {
                         findings.push(format!("posting {}: {error}", window.key));
                     }
                 }

@@ -120,7 +120,10 @@ async fn what_is_archived_as_it_is_leaves_and_is_not_missed(_: PgPoolOptions, op
     let call = second.lines[0].call.invocation;
     let around = |tenant: TenantId| (tenant, call);
     let (a, call) = around(A);
-    assert_eq!(tx.archives_around(a, call).await.unwrap(), [archive.clone()]);
+    assert_eq!(
+        tx.archives_around(a, call).await.unwrap(),
+        std::slice::from_ref(&archive)
+    );
     let nobody = TenantId(uuid::Uuid::max());
     assert_eq!(tx.archives_around(nobody, call).await.unwrap(), []);
     let kept: Vec<_> = tx.archive_sums(id).await.unwrap();
