@@ -423,7 +423,7 @@ async fn a_deleted_or_moved_row_is_named() -> anyhow::Result<()> {
         .ok();
     ledger
         .found(
-            &format!("alter table posting drop constraint posting_id_key; {swap}"),
+            &format!("alter table posting drop constraint posting_id_key cascade; {swap}"),
             "update posting p set id = k.id from kept_posting k where k.hash = p.hash",
             &row(2),
             "it follows",

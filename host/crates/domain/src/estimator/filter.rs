@@ -244,23 +244,37 @@ impl Filter {
         self.device = guest.or(model).is_none();
         self.busy = 1.0;
         self.mean_power_w = floor_w + unit_w;
-        self.mean_cost_w = unit_w;
         self.begin(floor_w, floor_sd_w.max(0.01 * floor_w));
+        // What was measured is what one CPU takes among others: of the unit it is less than all.
+        let (common, bent, part) = self.expected_of_one();
+        let whole_w = unit_w / part;
+        self.mean_power_w = floor_w + whole_w;
+        self.mean_cost_w = common * whole_w;
         // Loads of a calibration are not those of tenants.
         let wide = |sd_w: f64| (sd_w / unit_w).hypot(GUESTS);
-        self.expect(COST + COMMON, BUSY.0, wide(unit_sd_w));
+        self.expect(COST + COMMON, common, wide(unit_sd_w));
         if self.measured && !self.device {
             if let (Some(_), Some((model_w, sd_w))) = (guest, model) {
-                self.expect(COST + MODEL, (model_w - unit_w) / unit_w, wide(sd_w));
+                self.expect(COST + MODEL, (model_w - unit_w) / (bent * whole_w), wide(sd_w));
             }
             for (at, feature) in [(TRAFFIC, Feature::Traffic), (FUEL, Feature::Fuel)] {
                 if let Some((cost_w, sd_w)) = cost(feature) {
-                    self.expect(at, cost_w / unit_w, wide(sd_w));
+                    self.expect(at, cost_w / whole_w, wide(sd_w));
                 }
             }
         }
         // Each step goes halfway.
         (0..10).for_each(|_| self.fit());
+    }
+
+    /// Before anything is seen, of one CPU (or device) in the mix of late, as parts of the unit: its own cost, the factor
+    /// of company on that, and what it takes in all.
+    fn expected_of_one(&self) -> (f64, f64, f64) {
+        if self.device {
+            return (1.0, 1.0, 1.0);
+        }
+        let (alone, mean, slowed) = self.typical_bends();
+        (BUSY.0, mean, alone * WAKING.0 + BUSY.0 * (mean + slowed))
     }
 
     /// Learns from a span, whose last reading is at `to_ns`, and adds it to `tally`.

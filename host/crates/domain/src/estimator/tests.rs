@@ -327,10 +327,10 @@ fn a_calibration_is_known_from_the_first_slice() {
         "{:?}",
         slice.weights
     );
-    assert!(
-        base.get(Feature::Model) > base.get(Feature::Guest) * 3 / 2,
-        "{base:?}"
-    );
+    // What nobody used goes by the calibration; what the slice was used for, by what it takes so far from the mix.
+    let weight = |feature| u64::from(base.get(feature));
+    assert!(near(weight(Feature::System), 8_000_000, 2), "{base:?}");
+    assert!(near(weight(Feature::Model), 14_000_000, 2), "{base:?}");
 }
 
 #[test]
