@@ -83,7 +83,9 @@ pub fn bench(name: &str, more: &[String]) -> Result<()> {
 }
 
 fn bench_command(name: &str, more: &[String]) -> Command {
-    let mut bench = cargo("bench --quiet --profile dev --workspace --bench");
+    let mut bench = cargo(
+        "bench --quiet --config profile.dev.package.tests.opt-level=2 --profile dev --workspace --bench",
+    );
     bench.arg(name).arg("--").args(more);
     bench
 }
