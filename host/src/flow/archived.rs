@@ -137,11 +137,14 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The lines of a tenant's receipt in their order, and whether one of them is archived.
-pub async fn receipt(
+/// The lines of a tenant's receipt in their order, and whether one of them is archived. Files are long to read, and an id
+/// that there is none of is looked for in them: `turn`, of [`Admission::read`](super::admit::Admission::read), is awaited
+/// before.
+pub async fn receipt<T>(
     app: &App,
     tenant: TenantId,
     invocation: InvocationId,
+    turn: impl Future<Output = Result<T, Error>>,
 ) -> Result<(Vec<ReceiptLineRow>, bool), Error> {
     let mut rows = app.db.tenant_tx(tenant).await?.receipt_get(invocation).await?;
     let whole = rows.last().is_some_and(|last| {
@@ -157,6 +160,10 @@ pub async fn receipt(
         .await?
         .archives_around(tenant, invocation)
         .await?;
+    if archives.is_empty() {
+        return Ok((rows, false));
+    }
+    let _turn = turn.await?;
     for archive in &archives {
         for posting in read(&app.blobs, archive).await? {
             let (key, from, to, fuel_schedule) =

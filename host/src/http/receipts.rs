@@ -218,7 +218,8 @@ async fn get_receipt(
         .live
         .pending(invocation)
         .filter(|pending| pending.finished.call.tenant == tenant);
-    let (lines, is_archived) = archived::receipt(&app, tenant, invocation).await?;
+    let turn = app.admission.read(Some(tenant));
+    let (lines, is_archived) = archived::receipt(&app, tenant, invocation, turn).await?;
     let mut receipt = Receipt::of(&lines, pending.as_ref()).ok_or_else(missing)?;
     receipt.checkpoint = match receipt.state {
         ReceiptState::Provisional => None,

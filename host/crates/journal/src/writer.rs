@@ -338,8 +338,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the newest segment and begins the next, without its checkpoint. The old one is durable before anything is in the
-    /// new one, so that only the newest can be torn.
+    /// Ends the newest segment and begins the next, without its checkpoint. The old one is durable before anything is
+    /// in the new one, so that only the newest can be torn.
     fn rotate(&mut self) -> Result<(), JournalError> {
         let number = self.newest().number;
         let path = segment::path(&self.settings.dir, number);
