@@ -138,6 +138,19 @@ async fn what_a_list_does_not_know_is_refused_by_name() -> anyhow::Result<()> {
         (&tenant.read, "/api/v1/usage?to=2026-11-24T00:30:00Z", "to"),
         (&tenant.read, "/api/v1/usage?group_by=day,hour", "group_by"),
         (&tenant.read, "/api/v1/usage?group_by=", "group_by"),
+        (&tenant.read, "/api/v1/usage?group_by=graph", "group_by"),
+        (
+            &tenant.read,
+            "/api/v1/usage/graphs?from=2026-11-24T00:30:00Z",
+            "from",
+        ),
+        (&tenant.read, "/api/v1/usage/graphs?group_by=kind", "group_by"),
+        (
+            &tenant.read,
+            "/api/v1/usage/graphs?group_by=day,graph,hour",
+            "group_by",
+        ),
+        (&tenant.read, "/api/v1/usage/graphs?graph=net", "graph"),
     ];
     for (client, path, field) in cases {
         let answer = client.get(path).await?;

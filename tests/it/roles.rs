@@ -56,6 +56,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/receipts/{id}", BELONGS),
     ("GET", "/api/v1/receipts/{id}/proof", BELONGS),
     ("GET", "/api/v1/usage", USAGE),
+    ("GET", "/api/v1/usage/graphs", USAGE),
     ("GET", "/api/v1/carbon", USAGE),
     ("GET", "/api/v1/audit", TRAIL),
     ("GET", "/api/v1/audit/export", TRAIL),

@@ -149,3 +149,71 @@ async fn usage_is_cut_by_whole_hours() -> anyhow::Result<()> {
     );
     host.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_work_of_models_is_summed_up_by_graph() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let (one, two) = (host.tenant("acacia").await?, host.tenant("banksia").await?);
+    let rows = json!([{ "name": "rows", "shape": [2, 100], "datatype": "FP32", "data": vec![0.5; 200] }]);
+    for tenant in [&one, &two] {
+        tenant
+            .deploy("tabular", &[("net", "tabular.onnx")], json!({}))
+            .await?;
+        for _ in 0..2 {
+            let answer = tenant.invoke.infer("tabular", rows.clone()).await?;
+            let receipt = answer.receipt.context("a receipt")?;
+            host.final_receipt(&tenant.read, &receipt).await?;
+        }
+    }
+    let work = async |client: &tests::Client, query: &str| {
+        let path = format!("/api/v1/usage/graphs{query}");
+        anyhow::Ok(client.pages(&path, 1).await?.0)
+    };
+    let calls = work(
+        &one.read,
+        "?deployment=tabular&group_by=tenant,deployment,graph,hour",
+    )
+    .await?;
+    let graph = calls[0]["graph"].as_str().context("a graph")?;
+    let versions = one
+        .read
+        .get("/api/v1/graphs/tabular/versions")
+        .await?
+        .expect(200)?;
+    assert_eq!(versions["items"][0]["version"], graph);
+    assert_eq!(
+        (&calls[0]["tenant"], &calls[0]["deployment"]),
+        (&json!(one.id), &json!("tabular"))
+    );
+    // Golden checks of the deployment are runs too, of more rows or fewer.
+    let (runs, cpu_ns) = (total(&calls, "runs"), total(&calls, "cpu_ns"));
+    let usage = sums(&one.read, "").await?;
+    assert!(runs >= 2 && total(&calls, "rows") >= 4, "{calls:?}");
+    assert_eq!(cpu_ns, total(&usage, "model_ns"));
+    for query in [
+        "".to_owned(),
+        "?group_by=day".to_owned(),
+        format!("?graph={graph}&group_by=graph,month"),
+        "?from=2026-01-01T00:00:00Z".to_owned(),
+    ] {
+        let again = work(&one.read, &query).await?;
+        assert_eq!(
+            (total(&again, "runs"), total(&again, "cpu_ns")),
+            (runs, cpu_ns),
+            "{query}"
+        );
+    }
+    assert_eq!(
+        work(&one.read, &format!("?graph=sha256:{}", "0".repeat(64))).await?,
+        [] as [Value; 0]
+    );
+    let billing = host.key("billing", None).await?;
+    let all = work(&billing, "?group_by=tenant").await?;
+    assert_eq!(all.len(), 2);
+    let foreign = two
+        .read
+        .get(&format!("/api/v1/usage/graphs?tenant={}", one.id))
+        .await?;
+    problem(&foreign, 422, "invalid_field")?;
+    host.finish().await
+}

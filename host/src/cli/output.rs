@@ -36,6 +36,7 @@ pub fn say_json(value: &Value) -> anyhow::Result<()> {
 }
 
 /// A column of a list: its heading, where its value stands in an item, and how it is written.
+#[derive(Clone, Copy)]
 pub struct Column(pub &'static str, pub &'static str, pub Style);
 
 /// How a value is written.

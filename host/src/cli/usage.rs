@@ -1,7 +1,7 @@
 //! `wattle usage`
 
 use clap::Args;
-use domain::{Name, TenantId};
+use domain::{Digest, Name, TenantId};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -12,7 +12,8 @@ use super::spec;
 /// Sums up what was used; the key of an admin, of billing or of an auditor sees everyone's, a tenant's its own.
 #[derive(Args, Debug)]
 pub struct UsageArgs {
-    /// What to sum up by: tenant, deployment, kind, and one of hour, day and month, with commas between.
+    /// What to sum up by: tenant, deployment, kind, and one of hour, day and month, with commas between. With graph in
+    /// place of kind it is the work of models.
     #[arg(long, value_name = "WHAT", default_value = "deployment,day")]
     by: String,
     /// Only from this hour on, such as 2027-01-31T13:00:00Z.
@@ -30,11 +31,15 @@ pub struct UsageArgs {
     /// Only calls of this kind: infer, publish or deploy.
     #[arg(long)]
     kind: Option<String>,
+    /// Only the work of the graph with this digest.
+    #[arg(long, conflicts_with = "kind")]
+    graph: Option<Digest>,
 }
 
 /// Does it.
 pub async fn run(args: UsageArgs, client: &Client, json: bool) -> anyhow::Result<()> {
     let by = args.by.clone();
+    let of_graphs = args.graph.is_some() || by.split(',').any(|word| word == "graph");
     let filters = [
         ("group_by", Some(args.by)),
         ("from", args.from.map(spec::rfc3339).transpose()?),
@@ -42,9 +47,15 @@ pub async fn run(args: UsageArgs, client: &Client, json: bool) -> anyhow::Result
         ("tenant", args.tenant.map(|tenant| tenant.to_string())),
         ("deployment", args.deployment.map(|name| name.to_string())),
         ("kind", args.kind),
+        ("graph", args.graph.map(|graph| graph.to_string())),
     ];
-    let mut sums = client.filtered("/api/v1/usage", &filters, None).await?;
-    if !json {
+    let path = if of_graphs {
+        "/api/v1/usage/graphs"
+    } else {
+        "/api/v1/usage"
+    };
+    let mut sums = client.filtered(path, &filters, None).await?;
+    if !json && !of_graphs {
         for sum in &mut sums {
             sum["ended"] = json!(outcomes(&sum["calls"]));
         }
@@ -55,21 +66,30 @@ pub async fn run(args: UsageArgs, client: &Client, json: bool) -> anyhow::Result
             "tenant" => Column("tenant", "/tenant", Style::Text),
             "deployment" => Column("deployment", "/deployment", Style::Text),
             "kind" => Column("kind", "/kind", Style::Text),
+            "graph" => Column("graph", "/graph", Style::Text),
             _ => Column("from (UTC)", "/from", Style::Instant),
         });
     }
-    columns.extend([
-        Column("calls", "/ended", Style::Text),
-        Column("fuel", "/fuel", Style::Number),
-        Column("CPU ms", "/cpu_ns", Style::Millis),
-        Column("model ms", "/model_ns", Style::Millis),
-        Column("in", "/bytes_in", Style::Bytes),
-        Column("out", "/bytes_out", Style::Bytes),
-        Column("energy", "/energy_uj", Style::Energy),
-        Column("unmetered", "/lines_unmetered", Style::Number),
-    ]);
+    columns.extend_from_slice(if of_graphs { &OF_GRAPHS[..] } else { &OF_CALLS });
     output::list(&sums, &columns, json)
 }
+
+const OF_CALLS: [Column; 8] = [
+    Column("calls", "/ended", Style::Text),
+    Column("fuel", "/fuel", Style::Number),
+    Column("CPU ms", "/cpu_ns", Style::Millis),
+    Column("model ms", "/model_ns", Style::Millis),
+    Column("in", "/bytes_in", Style::Bytes),
+    Column("out", "/bytes_out", Style::Bytes),
+    Column("energy", "/energy_uj", Style::Energy),
+    Column("unmetered", "/lines_unmetered", Style::Number),
+];
+
+const OF_GRAPHS: [Column; 3] = [
+    Column("runs", "/runs", Style::Number),
+    Column("rows", "/rows", Style::Number),
+    Column("model ms", "/cpu_ns", Style::Millis),
+];
 
 /// Calls by outcome in words, such as `12 ok, 1 trapped`.
 fn outcomes(calls: &Value) -> String {

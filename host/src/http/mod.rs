@@ -15,6 +15,7 @@ mod digested;
 mod extract;
 mod factors;
 mod focus;
+mod graph_usage;
 mod graphs;
 mod idempotency;
 mod json;

@@ -19,9 +19,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    archives, audit, carbon, charges, checkpoints, components, corrections, deployments, factors, graphs,
-    keys, ledger, meters, nodes, periods, plans, problem, proofs, receipts, refusals, spoken, statements,
-    tenants, usage, v2, verify, weights,
+    archives, audit, carbon, charges, checkpoints, components, corrections, deployments, factors,
+    graph_usage, graphs, keys, ledger, meters, nodes, periods, plans, problem, proofs, receipts, refusals,
+    spoken, statements, tenants, usage, v2, verify, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -86,6 +86,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(receipts::router())
         .merge(proofs::router())
         .merge(usage::router())
+        .merge(graph_usage::router())
         .merge(carbon::router())
         .merge(factors::router())
         .merge(ledger::router())

@@ -122,10 +122,8 @@ impl Asked {
                 "tenant" => groups.tenant = true,
                 "deployment" => groups.deployment = true,
                 "kind" => groups.kind = true,
-                span if groups.span.is_none() => {
-                    let span = Span::deserialize(span.into_deserializer());
-                    let span = span.map_err(|_: WordError| grouping(word))?;
-                    groups.span = Some(span);
+                _ if groups.span.is_none() => {
+                    groups.span = Some(span(word).ok_or_else(|| grouping(word))?);
                 }
                 _ => return Err(grouping(word)),
             }
@@ -134,13 +132,7 @@ impl Asked {
     }
 
     fn filter(self) -> Result<UsageFilter, Error> {
-        for (field, at) in [("from", self.from), ("to", self.to)] {
-            if at.is_some_and(|at| at.unix_timestamp_nanos() % 3_600_000_000_000 != 0) {
-                let message =
-                    "usage is kept by the hour: give a whole hour in UTC, such as 2027-01-31T13:00:00Z";
-                return Err(Error::invalid(field, message));
-            }
-        }
+        whole_hours(self.from, self.to)?;
         Ok(UsageFilter {
             tenant: self.tenant,
             deployment: self.deployment,
@@ -149,6 +141,23 @@ impl Asked {
             to: self.to,
         })
     }
+}
+
+/// Refuses a span that begins or ends within an hour.
+pub(super) fn whole_hours(from: Option<OffsetDateTime>, to: Option<OffsetDateTime>) -> Result<(), Error> {
+    for (field, at) in [("from", from), ("to", to)] {
+        if at.is_some_and(|at| at.unix_timestamp_nanos() % 3_600_000_000_000 != 0) {
+            let message = "usage is kept by the hour: give a whole hour in UTC, such as 2027-01-31T13:00:00Z";
+            return Err(Error::invalid(field, message));
+        }
+    }
+    Ok(())
+}
+
+/// The span that `word` names.
+pub(super) fn span(word: &str) -> Option<Span> {
+    let span = Span::deserialize(word.into_deserializer());
+    span.map_err(drop::<WordError>).ok()
 }
 
 fn grouping(word: &str) -> Error {

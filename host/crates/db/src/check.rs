@@ -223,8 +223,39 @@ impl BillingTx {
             .collect()
     }
 
-    /// How many rows of the hourly roll-up are not what their receipt lines sum up to. 0 when all is well.
+    /// How many rows of the hourly roll-ups are not what their receipt lines sum up to. 0 when all is well.
     pub async fn usage_mismatches(&mut self) -> Result<u64, DbError> {
+        Ok(self.call_usage_mismatches().await? + self.graph_usage_mismatches().await?)
+    }
+
+    async fn graph_usage_mismatches(&mut self) -> Result<u64, DbError> {
+        let rows = sqlx::query_scalar!(
+            r#"select count(*) as "rows!"
+               from (
+                   select from (
+                       select hour, node, tenant, deployment, graph, runs, rows, cpu_ns
+                       from usage_graph_hour
+                       union all
+                       select date_trunc('hour', l.at, 'UTC'), l.node, l.tenant, l.deployment, w.graph, -w.runs,
+                           -w.rows, -w.cpu_ns
+                       from (
+                           select at, node, tenant, deployment, work from receipt_line
+                           union all
+                           select at, node, tenant, deployment, work from archived
+                       ) l
+                       cross join lateral jsonb_to_recordset(l.work)
+                           as w (graph text, runs numeric, rows numeric, cpu_ns numeric)
+                   ) s
+                   group by hour, node, tenant, deployment, graph
+                   having sum(runs) <> 0 or sum(rows) <> 0 or sum(cpu_ns) <> 0
+               ) mismatch"#
+        )
+        .fetch_one(&mut *self.tx)
+        .await?;
+        load("count of mismatches", rows)
+    }
+
+    async fn call_usage_mismatches(&mut self) -> Result<u64, DbError> {
         let rows = sqlx::query_scalar!(
             r#"select count(*) as "rows!"
                from (

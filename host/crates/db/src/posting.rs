@@ -92,6 +92,7 @@ impl WriterTx {
         self.roots_insert(posting, seq).await?;
         self.transfers_insert(posting, seq).await?;
         self.lines_insert(posting, seq).await?;
+        self.graph_usage_add(posting).await?;
         Ok(PostingInsert::Inserted)
     }
 

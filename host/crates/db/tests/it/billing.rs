@@ -6,8 +6,7 @@ use domain::billing::statement::Metered;
 use domain::billing::{Item, Month, Prices};
 use domain::energy::Provenance;
 use domain::posting::{Posting, Unit};
-use domain::window::{OpenReceipts, Sealer};
-use domain::{Digest, Epoch, NodeId, TenantId};
+use domain::{Digest, NodeId, TenantId};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::format_description::well_known::Rfc3339;
@@ -438,11 +437,6 @@ async fn statements_are_read_as_they_were_written(_: PgPoolOptions, options: PgC
     assert_eq!([first.items[0].tenant, second.items[0].tenant], [A, B]);
     drop(tx);
     fixture.finish().await;
-}
-
-fn sealer(head: Digest) -> Sealer {
-    let (epoch, start) = (Epoch(Uuid::from_u128(0xc)), OffsetDateTime::UNIX_EPOCH);
-    Sealer::new(NODE, epoch, 0, head, start, vec![], OpenReceipts::default())
 }
 
 #[sqlx::test(migrations = false)]

@@ -2,6 +2,7 @@
 
 use db::{Cut, FactorFilter, FactorRow, Use, UseFilter, Valuation, ValuationFilter};
 use domain::carbon::{Fact, Factor, Method, Signal, Valued};
+use domain::correction::Correction;
 use domain::posting::{Posting, TransferKind, Unit};
 use domain::{Digest, NodeId};
 use sqlx::Connection as _;
@@ -612,6 +613,78 @@ async fn idle_energy_that_comes_late_values_its_day_anew(_: PgPoolOptions, optio
     assert_eq!(waiting().await, NONE);
     fixture.post(&idle(3, third.hash, hour(31), None)).await;
     assert_eq!(waiting().await, NONE, "the platform's share is nobody's use");
+    fixture.finish().await;
+}
+
+/// What is taken back was worth nothing, and what is added was: in the hour of what the correction cites.
+#[sqlx::test(migrations = false)]
+async fn a_correction_is_of_the_time_of_what_it_cites(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let first = small(0, Digest::ZERO, hour(0) + Duration::minutes(20));
+    let mut idle = allocation(1, first.hash, hour(2));
+    idle.from = hour(1);
+    idle.transfers[0].tenant = Some(A);
+    let idle = sealed(idle);
+    fixture.post(&first).await;
+    fixture.post(&idle).await;
+    let as_of = fixture.now().await;
+    for (tenant, more_uj) in [(A, 15), (B, 0)] {
+        let mut valuation = valuation(hour(0), as_of, tenant, 1);
+        valuation.valued.energy_uj = valuation.valued.energy_uj.map(|uj| uj + more_uj);
+        fixture.value(&valuation).await;
+    }
+    let read = async || {
+        let mut tx = fixture.db.billing_tx().await.unwrap();
+        let uses = tx.carbon_use(&march(), 100).await.unwrap();
+        let mut uses: Vec<_> = uses
+            .into_iter()
+            .map(|used| {
+                (
+                    used.tenant,
+                    (used.slot.from - hour(0)).whole_hours(),
+                    used.slot.energy_uj,
+                    used.lines,
+                )
+            })
+            .collect();
+        uses.sort();
+        (
+            uses,
+            tx.days_to_value(NODE, hour(0), hour(48), 9, &[]).await.unwrap(),
+        )
+    };
+    assert!(read().await.1.is_empty());
+
+    // Asked for, they change nothing; in the ledger they do, whenever that is.
+    let of_idle = Correction {
+        deployment: None,
+        ..correction(A, -5, idle.hash)
+    };
+    let all = [
+        correction(A, -12, first.hash),
+        correction(B, 7, first.hash),
+        of_idle,
+    ];
+    let mut tx = fixture.db.admin_tx().await.unwrap();
+    for correction in &all {
+        tx.correction_insert(NODE, correction).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let before = [(A, 0, Some(30), 1), (A, 1, Some(15), 0), (B, 0, Some(20), 1)];
+    assert_eq!(read().await, (before.to_vec(), vec![]));
+    let mut sealer = sealer(idle.hash);
+    for correction in &all {
+        fixture.post(&sealer.correct(correction, hour(900))).await;
+    }
+    let after = [(A, 0, Some(18), 1), (A, 1, Some(10), 0), (B, 0, Some(27), 1)];
+    assert_eq!(read().await, (after.to_vec(), vec![hour(0)]));
+    let mut own = fixture.db.tenant_tx(B).await.unwrap();
+    let uses = own.carbon_use(&march(), 100).await.unwrap();
+    assert_eq!(
+        uses.iter().map(|used| used.slot.energy_uj).collect::<Vec<_>>(),
+        [Some(27)]
+    );
+    drop(own);
     fixture.finish().await;
 }
 

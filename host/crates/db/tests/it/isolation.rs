@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::support::*;
 
 /// The tables with rows of tenants, and the column that names the tenant.
-const OWNED: [(&str, &str); 17] = [
+const OWNED: [(&str, &str); 18] = [
     ("tenant", "id"),
     ("component_revision", "tenant"),
     ("graph_version", "tenant"),
@@ -19,6 +19,7 @@ const OWNED: [(&str, &str); 17] = [
     ("receipt_line", "tenant"),
     ("audit_event", "tenant"),
     ("usage_hour", "tenant"),
+    ("usage_graph_hour", "tenant"),
     ("api_key", "tenant"),
     ("upload_count", "tenant"),
     ("idempotency", "tenant"),

@@ -15,6 +15,7 @@ use domain::posting::{
     Call, CallKind, Posting, PostingKind, PostingRoot, ReceiptLine, Transfer, TransferKind, Unit,
 };
 use domain::signature::Signer;
+use domain::window::{OpenReceipts, Sealer};
 use domain::{
     DType, Digest, Epoch, InvocationId, KeyId, Limits, Name, NodeId, Outcome, Role, Signature, SigningKey,
     TenantId, TensorSpec, Usage, Work,
@@ -623,6 +624,12 @@ pub fn correction(tenant: TenantId, amount: i64, cites: Digest) -> Correction {
         reason: "the meter was wrong".into(),
         key: Uuid::from_u128(0x3e),
     }
+}
+
+/// A sealer in an epoch of its own whose first posting follows the one with the hash `head`.
+pub fn sealer(head: Digest) -> Sealer {
+    let (epoch, start) = (Epoch(Uuid::from_u128(0xc)), OffsetDateTime::UNIX_EPOCH);
+    Sealer::new(NODE, epoch, 0, head, start, vec![], OpenReceipts::default())
 }
 
 /// A statement of a tenant.

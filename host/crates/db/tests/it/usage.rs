@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use db::{Cut, PostingInsert, Span, Usage, UsageFilter, UsageGroups};
+use db::{
+    Cut, GraphUsage, GraphUsageFilter, GraphUsageGroups, PostingInsert, Span, Usage, UsageFilter, UsageGroups,
+};
 use domain::posting::{CallKind, Posting};
-use domain::{Digest, NodeId, Outcome};
+use domain::{Digest, NodeId, Outcome, TenantId};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::format_description::well_known::Rfc3339;
@@ -34,6 +36,27 @@ async fn usage(fixture: &Fixture, groups: UsageGroups, filter: &UsageFilter) -> 
     loop {
         let mut tx = fixture.db.billing_tx().await.unwrap();
         let page = tx.usage_list(groups, filter, &cut).await.unwrap();
+        all.extend(page.items);
+        cut.after = page.next;
+        if cut.after.is_none() {
+            return all;
+        }
+    }
+}
+
+async fn model_work(
+    fixture: &Fixture,
+    groups: GraphUsageGroups,
+    tenant: Option<TenantId>,
+) -> Vec<GraphUsage> {
+    let filter = GraphUsageFilter {
+        tenant,
+        ..GraphUsageFilter::default()
+    };
+    let (mut cut, mut all) = (Cut::first(1), Vec::new());
+    loop {
+        let mut tx = fixture.db.billing_tx().await.unwrap();
+        let page = tx.graph_usage_list(groups, &filter, &cut).await.unwrap();
         all.extend(page.items);
         cut.after = page.next;
         if cut.after.is_none() {
@@ -226,6 +249,70 @@ async fn an_absurd_line_stops_no_window(_: PgPoolOptions, options: PgConnectOpti
 }
 
 #[sqlx::test(migrations = false)]
+async fn model_work_is_summed_up_by_graph(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let year = at("2027-01-01T00:00:00Z");
+    let mut first = small(0, Digest::ZERO, last());
+    // Another graph beside the one that the lines have.
+    let mut other = first.lines[0].usage.work[0].clone();
+    (other.graph, other.runs, other.rows, other.cpu_ns) = (Digest([7; 32]), 2, 5, 11);
+    first.lines[0].usage.work.push(other);
+    let first = sealed(first);
+    let second = small(1, first.hash, year);
+    for posting in [&first, &second, &first] {
+        fixture.post(posting).await;
+    }
+    let hourly = GraphUsageGroups {
+        graph: true,
+        span: Some(Span::Hour),
+        ..GraphUsageGroups::default()
+    };
+    let own = model_work(&fixture, hourly, Some(A)).await;
+    let known = &first.lines[0].usage.work[0];
+    let shown: Vec<_> = own
+        .iter()
+        .map(|sum| (sum.from, sum.graph, sum.runs, sum.rows, sum.cpu_ns))
+        .collect();
+    let hour = Some(at("2026-12-31T23:00:00Z"));
+    let mut expected = vec![
+        (hour, Some(known.graph), known.runs, known.rows, 9),
+        (hour, Some(Digest([7; 32])), 2, 5, 11),
+        (Some(year), Some(known.graph), known.runs, known.rows, 9),
+    ];
+    expected.sort();
+    assert_eq!(shown, expected);
+    let all = model_work(&fixture, GraphUsageGroups::default(), None).await;
+    assert_eq!((all.len(), all[0].cpu_ns), (1, 4 * 9 + 11));
+    let mut tx = fixture.db.tenant_tx(B).await.unwrap();
+    let groups = GraphUsageGroups {
+        tenant: true,
+        ..GraphUsageGroups::default()
+    };
+    let foreign = GraphUsageFilter {
+        tenant: Some(A),
+        ..GraphUsageFilter::default()
+    };
+    let page = tx
+        .graph_usage_list(groups, &foreign, &Cut::first(9))
+        .await
+        .unwrap();
+    assert_eq!(
+        page.items.iter().map(|sum| sum.tenant).collect::<Vec<_>>(),
+        [Some(B)]
+    );
+    drop(tx);
+    assert_eq!(mismatches(&fixture).await, 0);
+    sqlx::raw_sql(
+        "set session_replication_role = replica; update usage_graph_hour set runs = runs + 1 where runs = 2",
+    )
+    .execute(&fixture.owner)
+    .await
+    .unwrap();
+    assert_eq!(mismatches(&fixture).await, 1);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
 async fn usage_only_grows(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
     fixture.post(&small(0, Digest::ZERO, last())).await;
@@ -236,6 +323,10 @@ async fn usage_only_grows(_: PgPoolOptions, options: PgConnectOptions) {
         "update usage_hour set energy_uj = null, lines_unmetered = lines",
         "delete from usage_hour",
         "truncate usage_hour",
+        "update usage_graph_hour set runs = runs - 1",
+        "update usage_graph_hour set graph = graph || '0'",
+        "delete from usage_graph_hour",
+        "truncate usage_graph_hour",
     ] {
         let error = sqlx::query(AssertSqlSafe(statement))
             .execute(&fixture.owner)
