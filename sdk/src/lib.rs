@@ -18,6 +18,11 @@ pub mod bindings {
     });
 }
 
+/// The allocator of Rust's standard library, in a version that uses what the module's memory has from the start.
+#[cfg(target_arch = "wasm32")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 pub mod config;
 mod failure;
 mod graph;

@@ -56,6 +56,7 @@ pub fn ensure() -> Result<()> {
             .tree(&root().join("sdk/Cargo.toml"))?
             .tree(&root().join("sdk/src"))?
             .tree(&root().join("sdk/wit"))?
+            .tree(&root().join(".cargo"))?
             .tree(&root().join("xtask/src/guests.rs"))?;
         let inputs = sources(&folder)?
             .iter()

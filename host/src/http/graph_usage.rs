@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use db::{GraphUsageFilter, GraphUsageGroups};
 use domain::{Digest, Name, Role, TenantId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;

@@ -1,4 +1,4 @@
-//! What stops a call from outside, and the meter around each of its polls.
+//! What stops a call from outside, and the meter around its polls.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -70,11 +70,9 @@ impl Guard {
     }
 
     /// Runs `call` to its end, a turn for each poll, or drops it as soon as it must stop and no graph works
-    /// for it. The thread's CPU clock around each poll enters the cell: not wall time, and no neighbour's
-    /// polls.
+    /// for it.
     pub(crate) async fn drive<T>(
         &self,
-        cell: &UsageCell,
         mut place: Place<'_>,
         call: impl Future<Output = wasmtime::Result<T>>,
     ) -> wasmtime::Result<T> {
@@ -93,12 +91,18 @@ impl Guard {
                 Some(stop) if !self.computing.load(Ordering::Relaxed) => Poll::Ready(Err(stop.into())),
                 _ => {
                     let _turn = ready!(place.poll_turn(cx));
-                    metered(cell, || call.as_mut().poll(cx))
+                    call.as_mut().poll(cx)
                 }
             }
         })
         .await
     }
+}
+
+/// Adds this thread's CPU time for each poll of `work` to the cell: not wall time, and no neighbour's polls.
+pub(crate) async fn metered_polls<T>(cell: &UsageCell, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|cx| metered(cell, || work.as_mut().poll(cx))).await
 }
 
 /// Runs `work`, which does not wait, and adds this thread's CPU time for it to the cell.

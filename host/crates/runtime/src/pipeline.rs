@@ -15,7 +15,7 @@ use crate::bindings::PipelinePre;
 use crate::bindings::wattle::pipeline::types as wit;
 use crate::convert::{MAX_MESSAGE_BYTES, cut};
 use crate::engine::Ticker;
-use crate::guard::{Guard, metered};
+use crate::guard::{Guard, metered_polls};
 use crate::state::{State, count_fuel};
 use crate::turns::Turns;
 use crate::{contract, convert, nn, outcome};
@@ -190,14 +190,18 @@ impl Pipeline {
     /// # Errors
     /// Any outcome but `Ok`. The invocation's cell is complete in either case.
     pub async fn describe(&self, invocation: Invocation) -> Result<Signature, Failure> {
+        let cell = Arc::clone(&invocation.cell);
         let call = async |store: &mut Store<State>| {
             let guest = self.exports.instantiate_async(&mut *store).await?;
             guest.wattle_pipeline_handler().call_describe(store).await
         };
-        match self.run(invocation, call).await? {
-            Ok(signature) => convert::signature(signature),
-            Err(failure) => Err(convert::failure(failure)),
-        }
+        let described = async {
+            match self.run(invocation, call).await? {
+                Ok(signature) => convert::signature(signature),
+                Err(failure) => Err(convert::failure(failure)),
+            }
+        };
+        metered_polls(&cell, described).await
     }
 
     /// Asks the guest to answer one call, in a fresh store. Bytes of the request's tensors and parameters and
@@ -206,6 +210,11 @@ impl Pipeline {
     /// # Errors
     /// Any outcome but `Ok`. The invocation's cell is complete in either case.
     pub async fn infer(&self, request: Request, invocation: Invocation) -> Result<Response, Failure> {
+        let cell = Arc::clone(&invocation.cell);
+        metered_polls(&cell, self.answer(request, invocation)).await
+    }
+
+    async fn answer(&self, request: Request, invocation: Invocation) -> Result<Response, Failure> {
         let (cell, limits) = (Arc::clone(&invocation.cell), invocation.limits.clone());
         let (bytes, limit) = (request.bytes(), limits.tensor_bytes);
         if bytes > limit {
@@ -235,11 +244,11 @@ impl Pipeline {
         };
         match self.run(invocation, call).await? {
             Ok(answer) => {
-                let response = metered(&cell, || convert::response(answer, &request.outputs, &limits))?;
+                let response = convert::response(answer, &request.outputs, &limits)?;
                 cell.add_bytes_out(response.bytes());
                 Ok(response)
             }
-            Err(failure) => Err(metered(&cell, || convert::failure(failure))),
+            Err(failure) => Err(convert::failure(failure)),
         }
     }
 
@@ -250,22 +259,17 @@ impl Pipeline {
         call: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
         let _ticking = self.ticker.guard();
-        let cell = Arc::clone(&invocation.cell);
         let guard = Arc::new(Guard::new(invocation.deadline, invocation.cancel.clone()));
-        let mut store = metered(&cell, || self.store(&invocation, Arc::clone(&guard)))
+        let mut store = self
+            .store(&invocation, Arc::clone(&guard))
             .map_err(|error| Failure::host(&error))?;
-        let result = guard
-            .drive(&cell, self.turns.place(invocation.tenant), call(&mut store))
-            .await;
+        let place = self.turns.place(invocation.tenant);
+        let result = guard.drive(place, call(&mut store)).await;
         let counted = count_fuel(&mut store);
         let result = result.and_then(|answer| Ok(counted.map(|()| answer)?));
-        metered(&cell, move || {
-            let result = result.map_err(|error| {
-                tracing::debug!(error = format!("{error:?}"), invocation = %invocation.invocation, "a call ended");
-                outcome::failure(&error, store.data())
-            });
-            drop(store);
-            result
+        result.map_err(|error| {
+            tracing::debug!(error = format!("{error:?}"), invocation = %invocation.invocation, "a call ended");
+            outcome::failure(&error, store.data())
         })
     }
 

@@ -107,6 +107,7 @@ const RUST: &[File] = &[
     ("Cargo.toml", include_str!("rust/Cargo.toml.template")),
     ("Cargo.lock", include_str!("rust/Cargo.lock")),
     ("src/lib.rs", include_str!("rust/lib.rs")),
+    (".cargo/config.toml", include_str!("rust/config.toml")),
     (".gitignore", "/target/\n"),
 ];
 
