@@ -104,7 +104,7 @@ impl Live {
     /// cut before the next glance is not seen.
     pub fn glance(&self) -> Vec<Claim> {
         let mut state = self.state();
-        let mut claims = Vec::new();
+        let mut claims = Vec::with_capacity(state.ended.len() + state.running.len());
         for ended in &mut state.ended {
             if let Some(glanced) = ended.glanced.take() {
                 claims.push(Claim {

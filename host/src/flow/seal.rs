@@ -263,10 +263,13 @@ impl Seal {
             .cloned()
             .collect();
         app.learnt.observe(&slow, &slice);
-        if !keep(app, &Record::Slice(slice.clone())).await {
+        let record = Record::Slice(slice);
+        if !keep(app, &record).await {
             return false;
         }
-        self.slices.push(slice);
+        if let Record::Slice(slice) = record {
+            self.slices.push(slice);
+        }
         true
     }
 

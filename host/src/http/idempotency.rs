@@ -29,18 +29,20 @@ const ANSWER_BYTES: usize = 4 << 20;
 
 /// Runs a changing call under its key, if it has one.
 pub(super) async fn layer(State(app): Shared, request: Request, next: Next) -> Response {
+    let key = match key(request.headers()) {
+        Ok(Some(key)) if !request.method().is_safe() => key,
+        Ok(_) => return next.run(request).await,
+        Err(error) => return super::spoken(request.uri(), error.into()),
+    };
     let uri = request.uri().clone();
-    match keyed(app, request, next).await {
+    // Few calls have one: the others need not carry the room for it.
+    match Box::pin(keyed(app, key, request, next)).await {
         Ok(response) => response,
         Err(error) => super::spoken(&uri, error.into()),
     }
 }
 
-async fn keyed(app: Arc<App>, request: Request, next: Next) -> Result<Response, Error> {
-    let key = match key(request.headers())? {
-        Some(key) if !request.method().is_safe() => key,
-        _ => return Ok(next.run(request).await),
-    };
+async fn keyed(app: Arc<App>, key: String, request: Request, next: Next) -> Result<Response, Error> {
     if !request.uri().path().starts_with("/api/") {
         return Err(Error::IdempotencyKeyRefused);
     }

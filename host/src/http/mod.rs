@@ -47,8 +47,9 @@ mod weights;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::InvocationId;
 use serde::Serialize;
@@ -71,11 +72,7 @@ pub fn router(app: Arc<App>) -> Router {
     let body_cap = usize::try_from(app.config.body_max_mib << 20).unwrap_or(usize::MAX);
     let (routes, _) = openapi::routes().split_for_parts();
     routes
-        .route_layer(axum::middleware::from_fn_with_state(
-            app.clone(),
-            idempotency::layer,
-        ))
-        .route_layer(axum::middleware::from_fn(openapi::only_known_queries))
+        .route_layer(axum::middleware::from_fn_with_state(app.clone(), checked))
         .merge(openapi::pages())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -88,6 +85,15 @@ pub fn router(app: Arc<App>) -> Router {
             |_panic: Box<dyn std::any::Any + Send>| Error::Internal.into_response(),
         ))
         .with_state(app)
+}
+
+/// What is the same for every route: its query is known, and a changing call runs once under its key. One layer, since
+/// each costs every call.
+async fn checked(state: Shared, path: MatchedPath, request: Request, next: Next) -> Response {
+    match openapi::check_query(path.as_str(), &request) {
+        Ok(()) => idempotency::layer(state, request, next).await,
+        Err(error) => spoken(request.uri(), error.into()),
+    }
 }
 
 async fn no_route(uri: Uri) -> Response {

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Query, Request};
+use axum::extract::{Query, Request};
 use axum::http::Method;
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
@@ -21,7 +20,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use super::{
     archives, audit, carbon, charges, checkpoints, components, corrections, deployments, factors,
     graph_usage, graphs, keys, ledger, meters, nodes, periods, plans, problem, proofs, receipts, refusals,
-    spoken, statements, tenants, usage, v2, verify, weights,
+    statements, tenants, usage, v2, verify, weights,
 };
 use crate::app::App;
 use crate::flow::Error;
@@ -176,14 +175,7 @@ static QUERIES: LazyLock<HashMap<(String, Method), Vec<String>>> = LazyLock::new
 
 /// Refuses query parameters that the document does not know, or that stand twice: one that is misspelt would
 /// else do nothing, and nobody would notice.
-pub async fn only_known_queries(path: MatchedPath, request: Request, next: Next) -> Response {
-    match check_query(path.as_str(), &request) {
-        Ok(()) => next.run(request).await,
-        Err(error) => spoken(request.uri(), error.into()),
-    }
-}
-
-fn check_query(path: &str, request: &Request) -> Result<(), Error> {
+pub fn check_query(path: &str, request: &Request) -> Result<(), Error> {
     if request.uri().query().is_none_or(str::is_empty) {
         return Ok(());
     }

@@ -17,6 +17,7 @@ pub mod encoding;
 pub mod energy;
 pub mod estimator;
 pub mod ids;
+pub mod label;
 pub mod limits;
 pub mod merkle;
 pub mod name;
@@ -34,6 +35,7 @@ pub mod window;
 
 pub use backend::{BackendChoice, GoldenCheck, Placement};
 pub use ids::{Digest, Epoch, InvocationId, KeyId, NodeId, TenantId};
+pub use label::Label;
 pub use limits::Limits;
 pub use name::Name;
 pub use outcome::Outcome;

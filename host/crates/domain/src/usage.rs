@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Digest;
+use crate::{Digest, Label};
 
 /// The version of the rule that turns work into fuel; every record names it.
 ///
@@ -37,11 +37,11 @@ pub struct Work {
     /// The graph's digest.
     pub graph: Digest,
     /// Backend and version, such as `rten 0.27.0`.
-    pub backend: String,
+    pub backend: Label,
     /// Device, such as `cpu`.
-    pub device: String,
+    pub device: Label,
     /// Precision, such as `exact`.
-    pub precision: String,
+    pub precision: Label,
     /// Runs of the graph.
     pub runs: u64,
     /// Rows over all runs.
@@ -126,7 +126,7 @@ impl Usage {
     /// Time for which models worked on the CPU, in nanoseconds: less than their CPU time where several threads
     /// did. 0 where nobody noted it.
     pub fn cpu_busy_ns(&self) -> u64 {
-        let on_cpu = self.work.iter().filter(|work| work.device == CPU);
+        let on_cpu = self.work.iter().filter(|work| work.device == *CPU);
         on_cpu.map(|work| work.busy_ns).fold(0, u64::saturating_add)
     }
 

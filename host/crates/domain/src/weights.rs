@@ -88,7 +88,10 @@ impl Features {
     /// all but that.
     pub fn of_usage(usage: &Usage, root: &Root) -> Self {
         if is_device(root) {
-            let works = usage.work.iter().filter(|work| work.device == root.name);
+            let works = usage
+                .work
+                .iter()
+                .filter(|work| work.device == *root.name.as_str());
             let busy_ns = works.map(|work| work.busy_ns).fold(0, u64::saturating_add);
             return Self::of(Feature::Busy, busy_ns);
         }

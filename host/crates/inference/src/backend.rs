@@ -105,16 +105,28 @@ pub trait Graph: Send + Sync {
     fn runner<'a>(&'a self, cell: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>>;
 }
 
-/// What runs a graph: owned by one task, one run at a time.
+/// A run that is asked for.
+pub struct Run {
+    /// They fit the signature and stand in its order.
+    pub inputs: Vec<Tensor>,
+    /// Fires when nobody wants the answer any more: the run should end.
+    pub stop: CancellationToken,
+    /// Where its CPU time is told while it is used, also by a run that fails.
+    pub meter: RunMeter,
+    /// The outputs, which fit the signature and stand in its order, or why there are none.
+    pub answer: Option<Result<Vec<Tensor>, ComputeError>>,
+}
+
+/// What runs a graph: owned by one task.
 pub trait Runner: Send {
-    /// Runs once. The inputs fit the signature and stand in its order; so must the outputs. CPU time is
-    /// told to `meter` while it is used, also by a run that fails. Once `cancel` fires the run should end.
-    fn run<'a>(
-        &'a mut self,
-        inputs: &'a [Tensor],
-        cancel: &'a CancellationToken,
-        meter: &'a mut RunMeter,
-    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>>;
+    /// Answers the runs, one after the other; at least the first. Those after one that took along what runs them get no
+    /// answer: they are to be run again.
+    fn run<'a>(&'a mut self, runs: &'a mut [Run]) -> BoxFuture<'a, ()>;
+
+    /// How many runs it should be given at once.
+    fn most_at_once(&self) -> usize {
+        1
+    }
 
     /// Whether it must be replaced before the next run.
     fn is_spent(&mut self) -> bool {
@@ -136,11 +148,15 @@ impl RunMeter {
         Self { cell, work, told_at }
     }
 
+    pub(crate) fn cell(&self) -> &UsageCell {
+        &self.cell
+    }
+
     /// Adds CPU time, in nanoseconds. The first piece, be it 0, also counts the run and its rows.
     pub fn add_ns(&mut self, cpu_ns: u64) {
         self.work.cpu_ns = cpu_ns;
         if self.work.runs > 0 || cpu_ns > 0 {
-            if self.work.device == CPU && cpu_ns > 0 {
+            if self.work.device == *CPU && cpu_ns > 0 {
                 let now = Instant::now();
                 let took = now.duration_since(std::mem::replace(&mut self.told_at, now));
                 // One thread that waited for a CPU worked no longer than it had one.

@@ -1,5 +1,7 @@
 //! A loaded graph, the task that owns its runner, and the calls that wait for it.
 
+use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +11,7 @@ use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{BackendInfo, Graph, RunMeter, Runner};
+use crate::backend::{BackendInfo, Graph, Run, RunMeter, Runner};
 use crate::error::{ComputeError, LoadError};
 use crate::queue::Queue;
 use crate::turns::Turns;
@@ -30,8 +32,13 @@ struct Job {
     cell: Arc<UsageCell>,
     /// Fires when nobody wants the answer any more.
     stop: CancellationToken,
-    reply: oneshot::Sender<Result<Vec<Tensor>, ComputeError>>,
+    reply: Reply,
 }
+
+type Reply = oneshot::Sender<Result<Vec<Tensor>, ComputeError>>;
+
+/// Bytes of the inputs of a run that is given to the runner together with others.
+const SMALL_BYTES: u64 = 4 << 10;
 
 impl GraphHandle {
     /// Starts the task that runs the graph.
@@ -50,8 +57,16 @@ impl GraphHandle {
             queue: Arc::clone(&queue),
             graph: Arc::clone(&graph),
             turns,
-            digest,
-            info: info.clone(),
+            work: Work {
+                graph: digest,
+                backend: info.label().into(),
+                device: info.device.as_str().into(),
+                precision: info.precision.into(),
+                runs: 1,
+                rows: 1,
+                cpu_ns: 0,
+                busy_ns: 0,
+            },
         };
         tokio::spawn(owner.serve(runner));
         Ok(Self {
@@ -177,48 +192,71 @@ struct Owner {
     queue: Arc<Queue<Job>>,
     graph: Arc<dyn Graph>,
     turns: Turns,
-    digest: Digest,
-    info: BackendInfo,
+    /// Of a run of one row.
+    work: Work,
 }
 
 impl Owner {
     async fn serve(self, runner: Box<dyn Runner>) {
         let mut runner = Some(runner);
         while let Some(job) = self.queue.pop().await {
-            let answer = AssertUnwindSafe(self.answer(&mut runner, &job)).catch_unwind();
-            let answer = answer.await.unwrap_or_else(|panic| {
-                Err(ComputeError::Backend {
-                    reason: cpu::words(&*panic),
-                })
-            });
-            // The caller may be gone; its usage is in the cell.
-            let _ = job.reply.send(answer);
+            let mut jobs = vec![job];
+            let most = runner.as_ref().map_or(1, |runner| runner.most_at_once());
+            if most > 1 && jobs.iter().all(Job::is_small) {
+                jobs.extend(self.queue.pop_more(most - 1, Job::is_small));
+            }
+            self.answer_all(&mut runner, jobs).await;
         }
     }
 
-    async fn answer(
-        &self,
-        held: &mut Option<Box<dyn Runner>>,
-        job: &Job,
-    ) -> Result<Vec<Tensor>, ComputeError> {
-        if job.stop.is_cancelled() {
-            return Err(ComputeError::Cancelled);
+    /// Answers every job. Those that come to nothing with one before them, which took the runner along, begin anew.
+    async fn answer_all(&self, held: &mut Option<Box<dyn Runner>>, jobs: Vec<Job>) {
+        let mut waiting: VecDeque<(Run, Reply)> = jobs.into_iter().map(|job| self.run(job)).collect();
+        loop {
+            let Some(first) = next_wanted(&mut waiting) else {
+                return;
+            };
+            let kept = held
+                .take()
+                .and_then(|mut runner| (!runner.is_spent()).then_some(runner));
+            let runner = match kept {
+                Some(runner) => runner,
+                None => match self.revive(first.meter.cell()).await {
+                    Ok(runner) => runner,
+                    Err(error) => {
+                        reply(waiting.pop_front(), Err(error));
+                        continue;
+                    }
+                },
+            };
+            let runner = held.insert(runner);
+            // It may have taken long to come back.
+            if next_wanted(&mut waiting).is_none() {
+                return;
+            }
+            let (mut runs, replies): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
+            answer(runner.as_mut(), &mut runs).await;
+            for (mut run, to) in runs.into_iter().zip(replies) {
+                match run.answer.take() {
+                    Some(answer) => reply(Some((run, to)), answer),
+                    None => waiting.push_back((run, to)),
+                }
+            }
         }
-        let kept = held
-            .take()
-            .and_then(|mut runner| (!runner.is_spent()).then_some(runner));
-        let runner = match kept {
-            Some(runner) => runner,
-            None => self.revive(&job.cell).await?,
+    }
+
+    fn run(&self, job: Job) -> (Run, Reply) {
+        let work = Work {
+            rows: job.inputs.first().map_or(1, Tensor::rows),
+            ..self.work.clone()
         };
-        let runner = held.insert(runner);
-        if job.stop.is_cancelled() {
-            return Err(ComputeError::Cancelled);
-        }
-        let mut meter = RunMeter::new(Arc::clone(&job.cell), self.work(&job.inputs));
-        let answer = runner.run(&job.inputs, &job.stop, &mut meter).await;
-        meter.add_ns(0);
-        answer
+        let run = Run {
+            meter: RunMeter::new(job.cell, work),
+            inputs: job.inputs,
+            stop: job.stop,
+            answer: None,
+        };
+        (run, job.reply)
     }
 
     /// Loads the graph again, in its tenant's turn. Not stopped with the call that needs it: a graph that
@@ -227,17 +265,41 @@ impl Owner {
         let _turn = self.turns.take().await;
         Ok(self.graph.runner(cell).await?)
     }
+}
 
-    fn work(&self, inputs: &[Tensor]) -> Work {
-        Work {
-            graph: self.digest,
-            backend: self.info.label(),
-            device: self.info.device.clone(),
-            precision: self.info.precision.to_owned(),
-            runs: 1,
-            rows: inputs.first().map_or(1, Tensor::rows),
-            cpu_ns: 0,
-            busy_ns: 0,
-        }
+impl Job {
+    fn is_small(&self) -> bool {
+        self.inputs.iter().map(Tensor::bytes).sum::<u64>() <= SMALL_BYTES
+    }
+}
+
+/// The first run that somebody wants; those before it are over.
+fn next_wanted(waiting: &mut VecDeque<(Run, Reply)>) -> Option<&Run> {
+    while waiting.front().is_some_and(|(run, _)| run.stop.is_cancelled()) {
+        reply(waiting.pop_front(), Err(ComputeError::Cancelled));
+    }
+    waiting.front().map(|(run, _)| run)
+}
+
+/// The caller may be gone; its usage is in the cell.
+fn reply(job: Option<(Run, Reply)>, answer: Result<Vec<Tensor>, ComputeError>) {
+    if let Some((_, reply)) = job {
+        let _ = reply.send(answer);
+    }
+}
+
+/// Has `runner` answer runs, at least the first: a panic is an answer too.
+async fn answer(runner: &mut dyn Runner, runs: &mut [Run]) {
+    let done = AssertUnwindSafe(runner.run(runs)).catch_unwind().await;
+    let panicked = |panic: Box<dyn Any + Send>| ComputeError::Backend {
+        reason: cpu::words(&*panic),
+    };
+    let undone = done.map_err(panicked).err();
+    let first = runs.iter_mut().find(|run| run.answer.is_none());
+    if let (Some(run), Some(error)) = (first, undone) {
+        run.answer = Some(Err(error));
+    }
+    for run in runs.iter_mut().filter(|run| run.answer.is_some()) {
+        run.meter.add_ns(0);
     }
 }

@@ -23,7 +23,7 @@ mod scan;
 mod turns;
 pub mod worker;
 
-pub use backend::{Backend, BackendInfo, Caps, Graph, RunMeter, Runner, Target};
+pub use backend::{Backend, BackendInfo, Caps, Graph, Run, RunMeter, Runner, Target};
 pub use error::{ComputeError, LoadError};
 pub use exercise::Exercise;
 pub use handle::GraphHandle;

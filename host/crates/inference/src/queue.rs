@@ -67,6 +67,14 @@ impl<T> Queue<T> {
         }
     }
 
+    /// The next jobs that are there, at most `most` and up to the first that does not suit.
+    pub(crate) fn pop_more(&self, most: usize, suits: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut state = self.lock();
+        let waiting = state.jobs.iter().take(most);
+        let suiting = waiting.take_while(|(_, job)| suits(job)).count();
+        state.jobs.drain(..suiting).map(|(_, job)| job).collect()
+    }
+
     /// Closes the queue; jobs that still wait are dropped.
     pub(crate) fn close(&self) {
         let mut state = self.lock();

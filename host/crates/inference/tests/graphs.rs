@@ -437,3 +437,30 @@ async fn cost_without_a_shape_is_weights_by_positions() {
     // NonZero reads 10 elements, the product has 7 weights and 10 positions.
     assert_eq!(graph.cost_macs(&[vec![10]]), 10 + 70);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brief_runs_at_once_get_their_own_answers_and_pay_for_themselves() {
+    let graph = load(dense().bytes()).await.unwrap();
+    let run = |number: u32| {
+        let graph = Arc::clone(&graph);
+        async move {
+            let cell = Arc::new(UsageCell::default());
+            let x = floats("x", &[1, 2], &[number as f32, 0.0]);
+            let answer = graph.compute(vec![x], Arc::clone(&cell), CancellationToken::new());
+            let answer = answer.await.unwrap();
+            let want = 1.0 / (1.0 + (-(0.5 * number as f32 + 0.25)).exp());
+            assert!((read(&answer[0])[0] - want).abs() < 1e-6, "{number}");
+            let work = cell.snapshot().work.remove(0);
+            assert_eq!((work.runs, work.rows), (1, 1), "{number}");
+            assert!(work.cpu_ns > 0 && work.busy_ns <= work.cpu_ns, "{work:?}");
+        }
+    };
+    // It takes some until runs are known to be brief.
+    for number in 0..30 {
+        run(number).await;
+    }
+    let runs: Vec<_> = (0..200).map(|number| tokio::spawn(run(number % 10))).collect();
+    for run in runs {
+        run.await.unwrap();
+    }
+}

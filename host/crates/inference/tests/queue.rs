@@ -12,8 +12,8 @@ use domain::{DType, Digest, Signature, TenantId, Tensor, TensorSpec, UsageCell};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use inference::{
-    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Options, RunMeter,
-    Runner, Target,
+    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Options, Run, Runner,
+    Target,
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 struct Scripted {
     loads: AtomicUsize,
     failing_loads: AtomicUsize,
-    /// Says `run` when a run begins and `end` when a runner is dropped.
+    /// Runs at once beyond one.
+    more_at_once: AtomicUsize,
+    /// Says `run` when a run begins, `together` before several, and `end` when a runner is dropped.
     events: Mutex<Option<UnboundedSender<&'static str>>>,
     gate: Arc<Mutex<Option<UnboundedReceiver<Act>>>>,
 }
@@ -31,15 +33,19 @@ struct Scripted {
 enum Act {
     Answer,
     Panic,
+    /// Fails, and leaves the runs after it undone.
+    Vanish,
 }
 
 struct ScriptedGraph {
     signature: Signature,
+    more_at_once: usize,
     events: Option<UnboundedSender<&'static str>>,
     gate: Arc<Mutex<Option<UnboundedReceiver<Act>>>>,
 }
 
 struct ScriptedRunner {
+    more_at_once: usize,
     events: Option<UnboundedSender<&'static str>>,
     gate: Option<UnboundedReceiver<Act>>,
 }
@@ -90,6 +96,7 @@ impl Scripted {
         let events = self.events.lock().unwrap().clone();
         Ok(Box::new(ScriptedGraph {
             signature,
+            more_at_once: self.more_at_once.load(SeqCst),
             events,
             gate: Arc::clone(&self.gate),
         }))
@@ -111,6 +118,7 @@ impl Graph for ScriptedGraph {
 
     fn runner<'a>(&'a self, _: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>> {
         let runner: Box<dyn Runner> = Box::new(ScriptedRunner {
+            more_at_once: self.more_at_once,
             events: self.events.clone(),
             gate: self.gate.lock().unwrap().take(),
         });
@@ -119,29 +127,46 @@ impl Graph for ScriptedGraph {
 }
 
 impl Runner for ScriptedRunner {
-    fn run<'a>(
-        &'a mut self,
-        inputs: &'a [Tensor],
-        _: &'a CancellationToken,
-        meter: &'a mut RunMeter,
-    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>> {
-        meter.add_ns(1_000_000_000);
-        self.answer(inputs).boxed()
+    fn run<'a>(&'a mut self, runs: &'a mut [Run]) -> BoxFuture<'a, ()> {
+        let answer = async {
+            if runs.len() > 1 {
+                self.say("together");
+            }
+            for run in runs {
+                run.meter.add_ns(1_000_000_000);
+                let (answer, goes_on) = self.answer(&run.inputs).await;
+                run.answer = Some(answer);
+                if !goes_on {
+                    return;
+                }
+            }
+        };
+        answer.boxed()
+    }
+
+    fn most_at_once(&self) -> usize {
+        1 + self.more_at_once
     }
 }
 
 impl ScriptedRunner {
-    async fn answer(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, ComputeError> {
+    fn say(&self, event: &'static str) {
         if let Some(events) = &self.events {
-            events.send("run").unwrap();
+            events.send(event).unwrap();
         }
+    }
+
+    /// The answer, and whether the next run can be done.
+    async fn answer(&mut self, inputs: &[Tensor]) -> (Result<Vec<Tensor>, ComputeError>, bool) {
+        self.say("run");
         let act = match &mut self.gate {
             Some(gate) => gate.recv().await.unwrap(),
             None => Act::Answer,
         };
         match act {
             Act::Panic => panic!("told to"),
-            Act::Answer => Ok(inputs.to_vec()),
+            Act::Answer => (Ok(inputs.to_vec()), true),
+            Act::Vanish => (Err(vanished()), false),
         }
     }
 }
@@ -194,6 +219,12 @@ impl Stage {
     async fn event(&mut self) -> &'static str {
         let event = tokio::time::timeout(Duration::from_secs(60), self.events.recv());
         event.await.unwrap().unwrap()
+    }
+}
+
+fn vanished() -> ComputeError {
+    ComputeError::Backend {
+        reason: "told to vanish".into(),
     }
 }
 
@@ -319,6 +350,46 @@ async fn ended(answer: &mut Answer) -> Option<Result<Vec<Tensor>, ComputeError>>
     } else {
         None
     }
+}
+
+#[tokio::test]
+async fn what_waits_goes_together_and_each_has_its_own_end() {
+    let mut stage = Stage::new(8);
+    stage.backend.more_at_once.store(2, SeqCst);
+    let graph = stage.load(1, &UsageCell::default()).await.unwrap();
+    let (first, _, _) = call(&graph, 1);
+    assert_eq!(stage.event().await, "run");
+    let mut waiting: Vec<_> = (2..8).map(|value| call(&graph, value)).collect();
+    tokio::task::yield_now().await;
+    // One that nobody wants any more goes nowhere.
+    let (left, left_cell, cancel) = waiting.remove(1);
+    cancel.cancel();
+    assert_eq!(left.await.unwrap(), Err(ComputeError::Cancelled));
+    // The second run takes the two after it along, which are done again; the fourth panics, which the fifth survives.
+    for act in [Act::Answer, Act::Vanish, Act::Answer, Act::Panic] {
+        stage.go.send(act).unwrap();
+    }
+    for _ in 0..3 {
+        stage.go.send(Act::Answer).unwrap();
+    }
+    assert_eq!(first.await.unwrap(), Ok(x(1)));
+    let panicked = ComputeError::Backend {
+        reason: "it panicked: told to".into(),
+    };
+    let expected = [Err(vanished()), Ok(x(4)), Err(panicked), Ok(x(6)), Ok(x(7))];
+    for ((answer, cell, _), expected) in waiting.into_iter().zip(expected) {
+        assert_eq!(answer.await.unwrap(), expected);
+        assert_eq!(runs(&cell), 1);
+    }
+    assert_eq!(runs(&left_cell), 0);
+    let mut events = Vec::new();
+    while let Ok(event) = stage.events.try_recv() {
+        events.push(event);
+    }
+    let expected = [
+        "together", "run", "together", "run", "run", "together", "run", "run",
+    ];
+    assert_eq!(events, expected);
 }
 
 #[tokio::test]

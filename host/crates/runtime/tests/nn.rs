@@ -14,12 +14,10 @@ use domain::{DType, Digest, Limits, Outcome, Signature, TenantId, Tensor, Tensor
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use inference::{
-    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, RunMeter, Runner,
-    Target,
+    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Runner, Target,
 };
 use runtime::{Failure, Invocation};
 use std::future::ready;
-use tokio_util::sync::CancellationToken;
 
 /// All of `wasi:nn`, as core functions.
 const NN: &str = r#"
@@ -136,13 +134,13 @@ impl Graph for Echo {
 struct Run(Arc<Script>);
 
 impl Runner for Run {
-    fn run<'a>(
-        &'a mut self,
-        inputs: &'a [Tensor],
-        _: &'a CancellationToken,
-        _: &'a mut RunMeter,
-    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>> {
-        self.answer(inputs).boxed()
+    fn run<'a>(&'a mut self, runs: &'a mut [inference::Run]) -> BoxFuture<'a, ()> {
+        let answer = async {
+            for run in runs {
+                run.answer = Some(self.answer(&run.inputs).await);
+            }
+        };
+        answer.boxed()
     }
 }
 

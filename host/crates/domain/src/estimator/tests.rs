@@ -346,7 +346,7 @@ fn a_device_is_learnt_by_its_busy_time() {
         used.work = vec![crate::Work {
             graph: crate::Digest::of(b"graph"),
             backend: "b".into(),
-            device: bench.root.name.clone(),
+            device: bench.root.name.clone().into(),
             precision: "exact".into(),
             runs: 1,
             rows: 1,
@@ -413,7 +413,7 @@ fn a_device_that_sleeps_charges_being_awake_to_what_works() {
         used.work = vec![crate::Work {
             graph: crate::Digest::of(b"graph"),
             backend: "b".into(),
-            device: bench.root.name.clone(),
+            device: bench.root.name.clone().into(),
             precision: "exact".into(),
             runs: 1,
             rows: 1,

@@ -113,15 +113,16 @@ fn serve(socket: &UnixStream, stops: &Stops) -> io::Result<()> {
                 Ok(version) => Answer::Probed(version),
                 Err(error) => Answer::Refused(error),
             };
-            return write(socket, &answer, &[]);
+            return write(socket, &answer);
         }
         _ => return Err(frame::garbled("a run before a model")),
     };
     let mut model = match loaded(|| library.load(blob)) {
         Ok(model) => model,
-        Err(error) => return write(socket, &Answer::Refused(error), &[]),
+        Err(error) => return write(socket, &Answer::Refused(error)),
     };
-    write(socket, &Answer::Loaded(model.signature().clone()), &[])?;
+    write(socket, &Answer::Loaded(model.signature().clone()))?;
+    let (mut answers, mut told_ns) = (Vec::new(), cpu::thread_ns());
     while let Some((ask, body)) = read(&mut input)? {
         stops.next();
         let Ask::Run(heads) = ask else {
@@ -129,12 +130,19 @@ fn serve(socket: &UnixStream, stops: &Stops) -> io::Result<()> {
         };
         let inputs = frame::tensors(heads, Bytes::from(body))?;
         let answer = guarded(|| model.run(&inputs, stops));
-        match answer.unwrap_or_else(|reason| Err(ComputeError::Backend { reason })) {
-            Ok(outputs) => {
-                let heads = outputs.iter().map(Head::of).collect();
-                write(socket, &Answer::Ran(heads), &outputs)?;
-            }
-            Err(error) => write(socket, &Answer::Failed(error), &[])?,
+        let outputs = answer.unwrap_or_else(|reason| Err(ComputeError::Backend { reason }));
+        let now_ns = cpu::thread_ns();
+        let answer = Answer::Ran {
+            outputs: outputs
+                .as_ref()
+                .map(|outputs| outputs.iter().map(Head::of).collect())
+                .map_err(ComputeError::clone),
+            cpu_ns: now_ns - std::mem::replace(&mut told_ns, now_ns),
+        };
+        append(&mut answers, socket, &answer, &outputs.unwrap_or_default())?;
+        // What was asked together is answered together.
+        if input.buffer().is_empty() {
+            flush(&mut answers, socket)?;
         }
     }
     Ok(())
@@ -165,16 +173,33 @@ fn read(input: &mut impl Read) -> io::Result<Option<(Ask, Vec<u8>)>> {
     Ok(Some((frame::head(&head)?, body)))
 }
 
-fn write(mut socket: &UnixStream, answer: &Answer, tensors: &[Tensor]) -> io::Result<()> {
-    let mut start = frame::start(answer, frame::body_bytes(tensors))?;
+fn write(socket: &UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut frame = Vec::new();
+    append(&mut frame, socket, answer, &[])?;
+    flush(&mut frame, socket)
+}
+
+/// Adds an answer to those that wait to be written; what is too much to wait is written.
+fn append(
+    waiting: &mut Vec<u8>,
+    mut socket: &UnixStream,
+    answer: &Answer,
+    tensors: &[Tensor],
+) -> io::Result<()> {
+    waiting.extend_from_slice(&frame::start(answer, frame::body_bytes(tensors))?);
     for tensor in tensors {
-        if start.len() + tensor.data().len() <= BUFFER_BYTES {
-            start.extend_from_slice(tensor.data());
+        if waiting.len() + tensor.data().len() <= BUFFER_BYTES {
+            waiting.extend_from_slice(tensor.data());
             continue;
         }
-        socket.write_all(&start)?;
+        flush(waiting, socket)?;
         socket.write_all(tensor.data())?;
-        start.clear();
     }
-    socket.write_all(&start)
+    Ok(())
+}
+
+fn flush(waiting: &mut Vec<u8>, mut socket: &UnixStream) -> io::Result<()> {
+    socket.write_all(waiting)?;
+    waiting.clear();
+    Ok(())
 }

@@ -40,10 +40,14 @@ pub(super) enum Answer {
     Loaded(Signature),
     /// It, or the library, cannot be.
     Refused(LoadError),
-    /// The outputs are the tensors in the body.
-    Ran(Vec<Head>),
-    /// There are none.
-    Failed(ComputeError),
+    /// A run, of which there may be several before the host reads an answer.
+    Ran {
+        /// Of the outputs, which are the tensors in the body, or why there are none.
+        outputs: Result<Vec<Head>, ComputeError>,
+        /// What the process says that it took, in nanoseconds of CPU time: several runs share by it what the host
+        /// measured of all.
+        cpu_ns: u64,
+    },
 }
 
 /// A tensor without its data.

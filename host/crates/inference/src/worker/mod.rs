@@ -8,6 +8,7 @@
 mod child;
 mod frame;
 mod process;
+mod runner;
 mod stop;
 
 use std::path::{Path, PathBuf};
@@ -15,18 +16,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::{Signature, Tensor, UsageCell};
+use domain::{Signature, UsageCell};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use self::frame::{Answer, Ask, Head};
-use self::process::{Bounds, End, Lost, Process};
-use crate::backend::{Backend, BackendInfo, Caps, Graph, RunMeter, Runner, Target};
+use self::frame::{Answer, Ask};
+use self::process::{Bounds, End, Lost, Process, Question};
+use self::runner::WorkerRunner;
+use crate::backend::{Backend, BackendInfo, Caps, Graph, Runner, Target};
 use crate::backends::{Library, onnxruntime, rten};
 use crate::cost::Cost;
-use crate::error::{ComputeError, LoadError};
-use crate::{check, cpu, onnx};
+use crate::error::LoadError;
+use crate::{cpu, onnx};
 
 pub use self::child::{WorkerError, graph_worker};
 pub(crate) use self::stop::Stops;
@@ -76,7 +78,7 @@ impl OnnxRuntimeLibrary {
     /// No process, or a library that is not there, is none, is too old, or takes too much.
     pub async fn probe(path: &Path, worker: &WorkerOptions) -> Result<Self, LoadError> {
         let ask = Ask::Probe(path.to_owned());
-        match first_answer(worker, &ask, &Bytes::new(), &UsageCell::default()).await? {
+        match first_answer(worker, ask, &Bytes::new(), &UsageCell::default()).await? {
             (_, Answer::Probed(version)) => Ok(Self {
                 path: path.to_owned(),
                 version,
@@ -185,7 +187,7 @@ async fn start(
     blob: &Bytes,
     cell: &UsageCell,
 ) -> Result<(Process, Signature), LoadError> {
-    match first_answer(options, &Ask::Load(library.clone()), blob, cell).await? {
+    match first_answer(options, Ask::Load(library.clone()), blob, cell).await? {
         (process, Answer::Loaded(signature)) => Ok((process, signature)),
         _ => Err(nonsense()),
     }
@@ -194,7 +196,7 @@ async fn start(
 /// Starts a process and asks it for the first time, within the bounds of a load.
 async fn first_answer(
     options: &WorkerOptions,
-    ask: &Ask,
+    ask: Ask,
     body: &Bytes,
     cell: &UsageCell,
 ) -> Result<(Process, Answer), LoadError> {
@@ -208,9 +210,12 @@ async fn first_answer(
     };
     let mut spend = |cpu_ns| cell.add_cpu_ns(cpu_ns);
     let never = CancellationToken::new();
-    let body = std::slice::from_ref(body);
-    let asked = process.ask(ask, body, &never, Some(&bounds), &mut spend);
-    let error = match asked.await {
+    let question = Question {
+        ask,
+        body: vec![body.clone()],
+    };
+    let asked = process.ask(&[question], &never, Some(&bounds), &mut spend).await;
+    let error = match asked {
         Ok((Answer::Refused(error), _)) => Some(refused(error, options)),
         Ok((answer, _)) => return Ok((process, answer)),
         Err(Lost::Expensive(limit)) => Some(LoadError::Expensive { limit }),
@@ -301,97 +306,11 @@ impl Graph for WorkerGraph {
                 Some(process) => process,
                 None => start(&self.options, &self.library, &self.blob, cell).await?.0,
             };
-            let runner: Box<dyn Runner> = Box::new(WorkerRunner {
-                process: Some(process),
-                signature: Arc::clone(&self.signature),
-                memory_bytes: self.options.memory_bytes,
-            });
+            let signature = Arc::clone(&self.signature);
+            let runner: Box<dyn Runner> =
+                Box::new(WorkerRunner::new(process, signature, self.options.memory_bytes));
             Ok(runner)
         };
         start.boxed()
-    }
-}
-
-struct WorkerRunner {
-    process: Option<Process>,
-    signature: Arc<Signature>,
-    memory_bytes: u64,
-}
-
-impl Runner for WorkerRunner {
-    fn run<'a>(
-        &'a mut self,
-        inputs: &'a [Tensor],
-        cancel: &'a CancellationToken,
-        meter: &'a mut RunMeter,
-    ) -> BoxFuture<'a, Result<Vec<Tensor>, ComputeError>> {
-        self.run(inputs, cancel, meter).boxed()
-    }
-
-    fn is_spent(&mut self) -> bool {
-        self.process.as_ref().is_none_or(Process::has_ended)
-    }
-}
-
-impl WorkerRunner {
-    async fn run(
-        &mut self,
-        inputs: &[Tensor],
-        cancel: &CancellationToken,
-        meter: &mut RunMeter,
-    ) -> Result<Vec<Tensor>, ComputeError> {
-        // Held here while it works: one that was left in the middle of an answer is never asked again.
-        let Some(mut process) = self.process.take() else {
-            return Err(failed("its process has ended"));
-        };
-        meter.add_ns(0);
-        let mut spend = |cpu_ns| meter.add_ns(cpu_ns);
-        let ask = Ask::Run(inputs.iter().map(Head::of).collect());
-        let body: Vec<Bytes> = inputs.iter().map(|input| input.data().clone()).collect();
-        let asked = process.ask(&ask, &body, cancel, None, &mut spend).await;
-        let lost = match asked {
-            Ok((answer, body)) => {
-                if let Some(answer) = self.read(answer, body) {
-                    self.process = Some(process);
-                    return answer;
-                }
-                Some(failed("its process answered what makes no sense"))
-            }
-            Err(Lost::Cancelled) => Some(ComputeError::Cancelled),
-            Err(Lost::Expensive(_) | Lost::Broken) => None,
-        };
-        let end = process.end(&mut spend).await;
-        let by_end = match end {
-            End::Memory => self.memory(),
-            End::Other(reason) => failed(reason),
-        };
-        Err(lost.unwrap_or(by_end))
-    }
-
-    /// The outputs or the error that the process answered; none where it makes no sense.
-    fn read(&self, answer: Answer, body: Bytes) -> Option<Result<Vec<Tensor>, ComputeError>> {
-        match answer {
-            Answer::Ran(heads) => {
-                let outputs = frame::tensors(heads, body).ok()?;
-                check::outputs(&self.signature, &outputs).then_some(Ok(outputs))
-            }
-            Answer::Failed(ComputeError::Backend { reason }) if is_beyond_memory(&reason) => {
-                Some(Err(self.memory()))
-            }
-            Answer::Failed(error) => Some(Err(error)),
-            Answer::Probed(_) | Answer::Loaded(_) | Answer::Refused(_) => None,
-        }
-    }
-
-    fn memory(&self) -> ComputeError {
-        ComputeError::Memory {
-            limit_bytes: self.memory_bytes,
-        }
-    }
-}
-
-fn failed(reason: impl Into<String>) -> ComputeError {
-    ComputeError::Backend {
-        reason: reason.into(),
     }
 }

@@ -41,13 +41,19 @@ pub(super) struct Process {
     child: Child,
     socket: BufReader<UnixStream>,
     stopping: std::os::unix::net::UnixStream,
-    asked: u64,
+    answered: u64,
     complaint: JoinHandle<Vec<u8>>,
     clock: Option<ProcessClock>,
     seen_ns: u64,
     /// When the clock is looked at next. It outlives a question: to set a timer wakes the thread that waits for
     /// them, and most answers come long before it.
     sampling: Pin<Box<Sleep>>,
+}
+
+/// What is asked.
+pub(super) struct Question {
+    pub(super) ask: Ask,
+    pub(super) body: Vec<Bytes>,
 }
 
 /// What one question may take.
@@ -111,40 +117,40 @@ impl Process {
             child,
             socket,
             stopping,
-            asked: 0,
+            answered: 0,
             complaint: tokio::spawn(tail(stderr)),
             seen_ns: 0,
             sampling: Box::pin(sleep(SAMPLING)),
         })
     }
 
-    /// Asks and waits for the answer. CPU time goes to `spend` while it is used, in nanoseconds; the rest
-    /// follows when the answer is there or the process has been [ended](Self::end).
+    /// Asks `questions`, and waits for the answer to the first that has none yet: there is one answer for each, in their
+    /// order. CPU time goes to `spend` while it is used, in nanoseconds; the rest follows when it is
+    /// [told](Self::tell) or the process has been [ended](Self::end).
     pub(super) async fn ask(
         &mut self,
-        ask: &Ask,
-        body: &[Bytes],
+        questions: &[Question],
         cancel: &CancellationToken,
         bounds: Option<&Bounds>,
         spend: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(Answer, Bytes), Lost> {
         let (began, began_ns) = (Instant::now(), self.seen_ns);
-        self.asked += 1;
+        self.answered += 1;
         if self.sampling.is_elapsed() {
             self.sampling.as_mut().reset(began + SAMPLING);
         }
         let mut killed_at = None;
         let (socket, clock, seen_ns) = (&mut self.socket, self.clock, &mut self.seen_ns);
-        let (mut stopping, asked) = (&self.stopping, self.asked);
+        let (mut stopping, number) = (&self.stopping, self.answered);
         let sampling = &mut self.sampling;
-        let mut talk = std::pin::pin!(talk(socket, ask, body));
+        let mut talk = std::pin::pin!(talk(socket, questions));
         let answer = loop {
             tokio::select! {
                 biased;
                 answer = &mut talk => break answer.map_err(Lost::broken),
                 () = cancel.cancelled(), if killed_at.is_none() => {
                     // Where the library can stop between two operators, the process and its model stay.
-                    let _ = stopping.write_all(&asked.to_le_bytes());
+                    let _ = stopping.write_all(&number.to_le_bytes());
                     killed_at = Some(Instant::now() + GRACE);
                 }
                 () = sleep_until(killed_at.unwrap_or(began)), if killed_at.is_some() => {
@@ -160,8 +166,12 @@ impl Process {
                 }
             }
         };
-        sample(clock, seen_ns, spend);
         answer
+    }
+
+    /// Tells the CPU time that has been used up to now.
+    pub(super) fn tell(&mut self, spend: &mut (dyn FnMut(u64) + Send)) {
+        sample(self.clock, &mut self.seen_ns, spend);
     }
 
     /// Ends the process, tells the rest of its CPU time, and says how it ended if it did so by itself.
@@ -228,19 +238,24 @@ fn sample(clock: Option<ProcessClock>, seen_ns: &mut u64, spend: &mut (dyn FnMut
     *seen_ns = now_ns.max(*seen_ns);
 }
 
-async fn talk(socket: &mut BufReader<UnixStream>, ask: &Ask, body: &[Bytes]) -> io::Result<(Answer, Bytes)> {
-    let body_bytes: u64 = body.iter().map(|part| part.len() as u64).sum();
-    let mut start = frame::start(ask, body_bytes)?;
-    for part in body {
-        if start.len() + part.len() <= BUFFER_BYTES {
-            start.extend_from_slice(part);
-            continue;
+async fn talk(socket: &mut BufReader<UnixStream>, questions: &[Question]) -> io::Result<(Answer, Bytes)> {
+    let mut waiting = Vec::new();
+    for Question { ask, body } in questions {
+        let body_bytes: u64 = body.iter().map(|part| part.len() as u64).sum();
+        waiting.extend_from_slice(&frame::start(ask, body_bytes)?);
+        for part in body {
+            if waiting.len() + part.len() <= BUFFER_BYTES {
+                waiting.extend_from_slice(part);
+                continue;
+            }
+            socket.write_all(&waiting).await?;
+            socket.write_all(part).await?;
+            waiting.clear();
         }
-        socket.write_all(&start).await?;
-        socket.write_all(part).await?;
-        start.clear();
     }
-    socket.write_all(&start).await?;
+    if !waiting.is_empty() {
+        socket.write_all(&waiting).await?;
+    }
 
     let mut prefix = [0; PREFIX_BYTES];
     socket.read_exact(&mut prefix).await?;

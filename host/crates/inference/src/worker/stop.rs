@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::session::RunOptions;
 
-/// What the host asks is counted on both sides, so that a stop that comes late never meets the run after.
+/// What the host asks is counted on both sides, so that a stop that comes late never meets the run after. The host stops
+/// what it waits for, and nothing that comes after that.
 #[derive(Default)]
 pub(crate) struct Stops {
     state: Mutex<State>,

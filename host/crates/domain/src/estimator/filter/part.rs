@@ -85,6 +85,7 @@ impl Part {
     pub(super) fn of(slice: &Slice, root: &Root, length_ns: u64, others: [Features; 2]) -> Self {
         let rate = |amount: u64| amount as f64 / length_ns.max(1) as f64;
         let mut part = Self::default();
+        part.players.reserve(slice.claims.len() + others.len());
         for claim in &slice.claims {
             let features = Features::of_usage(&claim.usage, root);
             part.traffic += rate(features.get(Feature::Traffic));
