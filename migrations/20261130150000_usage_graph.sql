@@ -17,21 +17,34 @@ create table usage_graph_hour (
 create unique index usage_graph_hour_key on usage_graph_hour (tenant, hour, node, coalesce(deployment, ''), graph);
 create index usage_graph_hour_hour on usage_graph_hour (hour);
 
-create function wattle_usage_graph_grows() returns trigger
+-- Roll-ups are updated by every posting, so it is the trigger that looks, and a function is called to refuse alone.
+create function wattle_usage_shrinks() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-    if (new.hour, new.node, new.tenant, new.deployment, new.graph)
-            is distinct from (old.hour, old.node, old.tenant, old.deployment, old.graph)
-        or new.runs < old.runs or new.rows < old.rows or new.cpu_ns < old.cpu_ns
-    then
-        raise exception 'usage only grows' using errcode = 'restrict_violation';
-    end if;
-    return new;
+    raise exception 'usage only grows' using errcode = 'restrict_violation';
 end
 $$;
-revoke execute on function wattle_usage_graph_grows() from public;
+revoke execute on function wattle_usage_shrinks() from public;
+
 create trigger usage_graph_hour_grows before update on usage_graph_hour
-    for each row execute function wattle_usage_graph_grows();
+    for each row when (
+        (new.hour, new.node, new.tenant, new.deployment, new.graph)
+            is distinct from (old.hour, old.node, old.tenant, old.deployment, old.graph)
+        or new.runs < old.runs or new.rows < old.rows or new.cpu_ns < old.cpu_ns
+    )
+    execute function wattle_usage_shrinks();
+drop trigger usage_hour_grows on usage_hour;
+drop function wattle_usage_grows();
+create trigger usage_hour_grows before update on usage_hour
+    for each row when (
+        (new.hour, new.node, new.tenant, new.deployment, new.kind, new.outcome)
+            is distinct from (old.hour, old.node, old.tenant, old.deployment, old.kind, old.outcome)
+        or new.calls < old.calls or new.lines <= old.lines or new.lines_unmetered < old.lines_unmetered
+        or new.fuel < old.fuel or new.cpu_ns < old.cpu_ns or new.model_ns < old.model_ns
+        or new.bytes_in < old.bytes_in or new.bytes_out < old.bytes_out
+        or coalesce(new.energy_uj, -1) < coalesce(old.energy_uj, -1)
+    )
+    execute function wattle_usage_shrinks();
 create trigger usage_graph_hour_no_delete before delete on usage_graph_hour
     for each row execute function wattle_append_only();
 create trigger usage_graph_hour_no_truncate before truncate on usage_graph_hour

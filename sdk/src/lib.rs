@@ -19,7 +19,7 @@ pub mod bindings {
 }
 
 /// The allocator of Rust's standard library, in a version that uses what the module's memory has from the start.
-#[cfg(target_arch = "wasm32")]
+#[cfg(all(target_arch = "wasm32", target_os = "unknown"))]
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
