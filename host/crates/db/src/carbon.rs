@@ -135,16 +135,7 @@ pub(crate) async fn learn_alone(tx: &mut PgConnection) -> Result<(), DbError> {
 async fn uses(tx: &mut PgConnection, filter: &UseFilter, limit: u32) -> Result<Vec<Use>, DbError> {
     let rows = sqlx::query_as!(
         Row,
-        r#"with corrected as (
-               -- A correction is worth what the energy that it repairs was: it is of the time of what it cites.
-               select cited.kind, cited.node, c.tenant, c.deployment, cited.began_at, cited.ended_at, c.amount
-               from correction c
-               join posting on posting.kind = 'correction' and posting.input_digest = c.digest
-               join posting cited on cited.hash = c.cites
-               where c.unit = (select id from unit where code = 'uj')
-                   and cited.ended_at >= $4 and cited.ended_at <= $5
-           )
-           select node as "node!", tenant as "tenant!", deployment, began_at as "from!", ended_at as "to!",
+        r#"select node as "node!", tenant as "tenant!", deployment, began_at as "from!", ended_at as "to!",
                energy_uj, used_ns as "used_ns!", lines as "lines!", lines_unmetered as "lines_unmetered!"
            from (
                select node, tenant, deployment, hour as began_at,
@@ -156,29 +147,14 @@ async fn uses(tx: &mut PgConnection, filter: &UseFilter, limit: u32) -> Result<V
                    least(sum(cpu_ns::numeric + model_ns), 9223372036854775807)::bigint as used_ns,
                    least(sum(lines), 9223372036854775807)::bigint as lines,
                    least(sum(lines_unmetered), 9223372036854775807)::bigint as lines_unmetered
-               from (
-                   select node, tenant, deployment, hour, energy_uj, cpu_ns, model_ns, lines, lines_unmetered
-                   from usage_hour
-                   union all
-                   select node, tenant, deployment, date_trunc('hour', ended_at, 'UTC'), amount, 0, 0, 0, 0
-                   from corrected where kind = 'window'
-               ) of_hour
+               from used_in_hour
                where hour >= $4 and hour < $5
                group by node, tenant, deployment, hour
                union all
                select node, tenant, deployment, began_at, greatest(ended_at, began_at + interval '1 second'),
                    greatest(least(sum(amount), 9223372036854775807), 0)::bigint, 0, 0, 0
-               from (
-                   select t.node, t.tenant, t.deployment, p.began_at, p.ended_at, t.amount
-                   from transfer t
-                   join posting p on p.node = t.node and p.epoch = t.epoch and p.seq = t.seq
-                   where t.kind = 'allocation' and t.tenant is not null
-                       and t.unit = (select id from unit where code = 'uj')
-                       and t.at > $4 and t.at <= $5
-                   union all
-                   select node, tenant, deployment, began_at, ended_at, amount
-                   from corrected where kind = 'allocation' and ended_at > $4
-               ) allocated
+               from kept_ready
+               where ended_at > $4 and ended_at <= $5
                group by node, tenant, deployment, began_at, ended_at
            ) used
            where ($1::uuid is null or tenant = $1) and ($2::text is null or deployment = $2)

@@ -282,15 +282,7 @@ impl BillingTx {
         skip: &[OffsetDateTime],
     ) -> Result<Vec<OffsetDateTime>, DbError> {
         let days = sqlx::query_scalar!(
-            r#"with corrected as (
-                   select cited.kind, c.tenant, c.deployment, cited.began_at, cited.ended_at, c.amount
-                   from correction c
-                   join posting on posting.kind = 'correction' and posting.input_digest = c.digest
-                   join posting cited on cited.hash = c.cites
-                   where c.unit = (select id from unit where code = 'uj') and cited.node = $1
-                       and cited.ended_at >= $2 and cited.ended_at <= $3
-               )
-               select used.day as "day!"
+            r#"select used.day as "day!"
                from (
                    select day, sum(lines) as lines, sum(energy_uj) as energy_uj
                    from (
@@ -298,29 +290,16 @@ impl BillingTx {
                        select date_trunc('day', hour, 'UTC') as day, sum(lines) as lines,
                            case when count(energy_uj) > 0
                                then greatest(least(sum(energy_uj), 9223372036854775807), 0) end as energy_uj
-                       from (
-                           select hour, tenant, deployment, lines, energy_uj
-                           from usage_hour
-                           where node = $1
-                           union all
-                           select date_trunc('hour', ended_at, 'UTC'), tenant, deployment, 0, amount
-                           from corrected where kind = 'window'
-                       ) of_hour
-                       where hour >= $2 and hour < $3
+                       from used_in_hour
+                       where node = $1 and hour >= $2 and hour < $3
                        group by hour, tenant, deployment
                        union all
                        -- What is allocated at the end of a day is of that day.
-                       select date_trunc('day', at - interval '1 microsecond', 'UTC'), 0, greatest(sum(amount), 0)
-                       from (
-                           select at, tenant, deployment, amount
-                           from transfer
-                           where node = $1 and kind = 'allocation' and tenant is not null and at > $2 and at <= $3
-                               and unit = (select id from unit where code = 'uj')
-                           union all
-                           select ended_at, tenant, deployment, amount
-                           from corrected where kind = 'allocation' and ended_at > $2
-                       ) allocated
-                       group by at, tenant, deployment
+                       select date_trunc('day', ended_at - interval '1 microsecond', 'UTC'), 0,
+                           greatest(sum(amount), 0)
+                       from kept_ready
+                       where node = $1 and ended_at > $2 and ended_at <= $3
+                       group by ended_at, tenant, deployment
                    ) of_day
                    group by day
                ) used

@@ -144,7 +144,7 @@ impl Process {
         let (mut stopping, number) = (&self.stopping, self.answered);
         let sampling = &mut self.sampling;
         let mut talk = std::pin::pin!(talk(socket, questions));
-        let answer = loop {
+        loop {
             tokio::select! {
                 biased;
                 answer = &mut talk => break answer.map_err(Lost::broken),
@@ -165,8 +165,7 @@ impl Process {
                     }
                 }
             }
-        };
-        answer
+        }
     }
 
     /// Tells the CPU time that has been used up to now.
