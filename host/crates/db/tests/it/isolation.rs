@@ -182,6 +182,7 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("receipt_line", "wattle_tenant wattle_billing"),
         ("audit_event", "wattle_tenant wattle_billing wattle_admin"),
         ("usage_hour", "wattle_tenant wattle_writer wattle_billing"),
+        ("usage_graph_hour", "wattle_tenant wattle_writer wattle_billing"),
         ("upload_count", "wattle_tenant wattle_admin"),
         ("idempotency", "wattle_tenant wattle_admin"),
         (
