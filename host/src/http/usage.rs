@@ -162,7 +162,8 @@ pub(super) fn span(word: &str) -> Option<Span> {
 
 fn grouping(word: &str) -> Error {
     let message = format!(
-        "{word:?} cannot be summed up by: give any of tenant, deployment and kind, and one of hour, day and month"
+        "{word:?} cannot be summed up by: give any of tenant, deployment and kind, and one of hour, day and month; \
+         the work of graphs is at /api/v1/usage/graphs"
     );
     Error::invalid("group_by", message)
 }
