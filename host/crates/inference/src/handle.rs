@@ -1,6 +1,5 @@
 //! A loaded graph, the task that owns its runner, and the calls that wait for it.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -291,13 +290,15 @@ fn reply(job: Option<(Run, Reply)>, answer: Result<Vec<Tensor>, ComputeError>) {
 /// Has `runner` answer runs, at least the first: a panic is an answer too.
 async fn answer(runner: &mut dyn Runner, runs: &mut [Run]) {
     let done = AssertUnwindSafe(runner.run(runs)).catch_unwind().await;
-    let panicked = |panic: Box<dyn Any + Send>| ComputeError::Backend {
-        reason: cpu::words(&*panic),
+    let reason = match done {
+        Err(panic) => Some(cpu::words(&*panic)),
+        // Else it would be asked for ever.
+        Ok(()) if runs.iter().all(|run| run.answer.is_none()) => Some("it gave no answer".to_owned()),
+        Ok(()) => None,
     };
-    let undone = done.map_err(panicked).err();
     let first = runs.iter_mut().find(|run| run.answer.is_none());
-    if let (Some(run), Some(error)) = (first, undone) {
-        run.answer = Some(Err(error));
+    if let (Some(run), Some(reason)) = (first, reason) {
+        run.answer = Some(Err(ComputeError::Backend { reason }));
     }
     for run in runs.iter_mut().filter(|run| run.answer.is_some()) {
         run.meter.add_ns(0);
