@@ -277,6 +277,7 @@ mod tests {
                     rows: 2,
                     cpu_ns: 0,
                     busy_ns: 5,
+                    tokens: 6,
                 }],
             },
             energy_uj: named.then_some(9),

@@ -281,6 +281,7 @@ impl Maker {
                     rows: 1,
                     cpu_ns: 30_000,
                     busy_ns: 0,
+                    tokens: 0,
                 }],
             },
             outcome: Some(Outcome::Ok),

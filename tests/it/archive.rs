@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use db::{PostingInsert, PostingKey};
 use domain::proof::ReceiptProof;
-use domain::{Epoch, NodeId};
+use domain::{Epoch, NodeId, TenantId};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 use tests::client::problem;
@@ -226,6 +226,33 @@ async fn an_archive_that_is_gone_or_altered_is_named() -> anyhow::Result<()> {
     .execute(&mut owner)
     .await?;
     owner.close().await?;
+    host.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_into_archives_waits_for_the_tenants_own_turn() -> anyhow::Result<()> {
+    let host = TestHost::start_with(&HOT).await?;
+    let (tenant, receipt) = called(&host, "acacia").await?;
+    let (other, others) = called(&host, "banksia").await?;
+    archived(&host.admin, &host.owner_url).await?;
+    let path = |receipt: &Value| {
+        let id = receipt["id"].as_str().context("an id")?;
+        anyhow::Ok(format!("/api/v1/receipts/{id}"))
+    };
+    let id = TenantId(tenant.id.parse()?);
+    let turns = [
+        host.app.admission.read(Some(id)).await?,
+        host.app.admission.read(Some(id)).await?,
+    ];
+    let (reader, own) = (tenant.read.clone(), path(&receipt)?);
+    let waiting = tokio::spawn(async move { reader.get(&own).await });
+    for _ in 0..20 {
+        let answer = other.read.get(&path(&others)?).await?;
+        assert_eq!(answer.expect(200)?, others, "another tenant waits for nobody");
+    }
+    assert!(!waiting.is_finished(), "a third look has to wait");
+    drop(turns);
+    assert_eq!(waiting.await??.expect(200)?, receipt);
     host.finish().await
 }
 

@@ -42,7 +42,7 @@ async fn started(month: Month) -> anyhow::Result<TestHost> {
 async fn priced(host: &TestHost, from: OffsetDateTime, tenant: Option<&str>) -> anyhow::Result<Value> {
     let plan = json!({
         "tenant": tenant, "from": rfc3339(from)?, "currency": "EUR", "per_kwh": "871.31", "per_gigafuel": "9.7",
-        "per_gb_second": "3.33", "per_call": "0.0125", "per_month": "10",
+        "per_gb_second": "3.33", "per_megatoken": "0.5", "per_call": "0.0125", "per_month": "10",
     });
     host.admin.post("/api/v1/plans", &plan).await?.expect(201)
 }
@@ -536,6 +536,7 @@ async fn plans_and_statements_are_refused_by_name() -> anyhow::Result<()> {
         ("per_kwh", plan("per_kwh", json!(0.31))),
         ("per_kwh", plan("per_kwh", json!("-1"))),
         ("per_call", plan("per_call", json!("0.0000000000001"))),
+        ("per_megatoken", plan("per_megatoken", json!("1e3"))),
         ("per_month", plan("per_month", json!("1000000.000000000001"))),
         ("per_token", plan("per_token", json!("1"))),
         ("tenant", plan("tenant", json!("acacia"))),
@@ -554,8 +555,8 @@ async fn plans_and_statements_are_refused_by_name() -> anyhow::Result<()> {
     for tenant in [None, Some(one.id.as_str()), Some(other.id.as_str())] {
         let made = priced(&host, now, tenant).await?;
         assert_eq!(
-            (&made["tenant"], &made["per_kwh"]),
-            (&json!(tenant), &json!("871.31"))
+            (&made["tenant"], &made["per_kwh"], &made["per_megatoken"]),
+            (&json!(tenant), &json!("871.31"), &json!("0.5"))
         );
     }
     let (own, _) = one.read.pages("/api/v1/plans", 1).await?;

@@ -31,6 +31,14 @@ async fn call(tenant: &Tenant, texts: &[impl AsRef<[u8]>]) -> anyhow::Result<Ans
     tenant.invoke.infer("embed", json!([input])).await
 }
 
+/// The tokens that a call's models were given.
+async fn tokens(host: &TestHost, tenant: &Tenant, answer: Answer) -> anyhow::Result<Option<u64>> {
+    let id = answer.receipt.clone().context("a receipt")?;
+    answer.expect(200)?;
+    let receipt = host.final_receipt(&tenant.read, &id).await?;
+    Ok(receipt["work"][0]["tokens"].as_u64())
+}
+
 /// The vector of each text, and how many texts were cut.
 async fn embed(tenant: &Tenant, texts: &[&str]) -> anyhow::Result<(Vec<Vec<f32>>, u64)> {
     let body = call(tenant, texts).await?.expect(200)?;
@@ -116,6 +124,27 @@ async fn long_texts_are_cut_and_the_answer_says_so() -> anyhow::Result<()> {
     let (_, truncated) = embed(&tenant, &[&fitting]).await?;
     assert_eq!(truncated, 0);
     host.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_and_usage_have_the_tokens_that_the_model_was_given() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let tenant = deployed(&host).await?;
+    // Six words and signs, between two marks.
+    let answer = call(&tenant, &["A man is eating food."]).await?;
+    assert_eq!(tokens(&host, &tenant, answer).await?, Some(8));
+    let before = used(&tenant).await?;
+    // The shorter text is filled up.
+    let answer = call(&tenant, &["A man is eating food.", "A man."]).await?;
+    assert_eq!(tokens(&host, &tenant, answer).await?, Some(16));
+    assert_eq!(used(&tenant).await? - before, 16);
+    host.finish().await
+}
+
+/// The tokens of the tenant's models, golden checks included.
+async fn used(tenant: &Tenant) -> anyhow::Result<u64> {
+    let sums = tenant.read.get("/api/v1/usage/graphs").await?.expect(200)?;
+    sums["items"][0]["tokens"].as_u64().context("tokens")
 }
 
 #[tokio::test(flavor = "multi_thread")]

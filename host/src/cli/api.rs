@@ -80,6 +80,9 @@ pub struct Work {
     pub runs: u64,
     /// Rows over all runs.
     pub rows: u64,
+    /// Tokens over all runs.
+    #[serde(default)]
+    pub tokens: u64,
     /// CPU time in nanoseconds.
     pub cpu_ns: u64,
 }

@@ -97,6 +97,9 @@ pub struct PlanArgs {
     /// For a GB·s of memory.
     #[arg(long, default_value = "0")]
     per_gb_second: Rate,
+    /// For 1,000,000 tokens.
+    #[arg(long, default_value = "0")]
+    per_megatoken: Rate,
     /// For a call.
     #[arg(long, default_value = "0")]
     per_call: Rate,
@@ -198,6 +201,7 @@ async fn plans(tenant: Option<TenantId>, client: &Client, json: bool) -> anyhow:
         Column("kWh", "/per_kwh", Style::Text),
         Column("10⁹ fuel", "/per_gigafuel", Style::Text),
         Column("GB·s", "/per_gb_second", Style::Text),
+        Column("10⁶ tokens", "/per_megatoken", Style::Text),
         Column("call", "/per_call", Style::Text),
         Column("month", "/per_month", Style::Text),
     ];
@@ -208,7 +212,7 @@ async fn plan(args: PlanArgs, client: &Client, json: bool) -> anyhow::Result<()>
     let body = json!({
         "tenant": args.tenant, "from": spec::rfc3339(args.from)?, "currency": args.currency,
         "per_kwh": args.per_kwh, "per_gigafuel": args.per_gigafuel, "per_gb_second": args.per_gb_second,
-        "per_call": args.per_call, "per_month": args.per_month,
+        "per_megatoken": args.per_megatoken, "per_call": args.per_call, "per_month": args.per_month,
     });
     let plan = client.post("/api/v1/plans", &body).await?;
     let said = format!("plan {} holds from {}", plan["id"], spec::rfc3339(args.from)?);

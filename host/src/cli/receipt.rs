@@ -174,8 +174,12 @@ fn facts(receipt: &Receipt) -> Vec<(&'static str, String)> {
 }
 
 fn work_done(work: &Work) -> String {
+    let tokens = match work.tokens {
+        0 => String::new(),
+        tokens => format!(" {} token(s),", grouped(tokens)),
+    };
     format!(
-        "{} by {} on {}, {}: {} run(s), {} row(s), {} ms",
+        "{} by {} on {}, {}: {} run(s), {} row(s),{tokens} {} ms",
         output::short_digest(&work.graph),
         work.backend,
         work.device,

@@ -85,9 +85,10 @@ const OF_CALLS: [Column; 8] = [
     Column("unmetered", "/lines_unmetered", Style::Number),
 ];
 
-const OF_GRAPHS: [Column; 3] = [
+const OF_GRAPHS: [Column; 4] = [
     Column("runs", "/runs", Style::Number),
     Column("rows", "/rows", Style::Number),
+    Column("tokens", "/tokens", Style::Number),
     Column("model ms", "/cpu_ns", Style::Millis),
 ];
 

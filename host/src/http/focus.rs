@@ -214,6 +214,7 @@ fn described(line: &Line) -> String {
         Item::Energy => "energy",
         Item::Fuel => "fuel",
         Item::Memory => "memory",
+        Item::Token => "tokens",
         Item::Call => "calls",
         Item::Flat => "flat price",
         Item::Carbon => "carbon",

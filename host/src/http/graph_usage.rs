@@ -47,6 +47,8 @@ struct GraphUsage {
     rows: u64,
     /// CPU time, in nanoseconds.
     cpu_ns: u64,
+    /// Tokens over all runs: elements of the input `input_ids` of graphs that have one.
+    tokens: u64,
 }
 
 impl From<db::GraphUsage> for GraphUsage {
@@ -59,6 +61,7 @@ impl From<db::GraphUsage> for GraphUsage {
             runs: row.runs,
             rows: row.rows,
             cpu_ns: row.cpu_ns,
+            tokens: row.tokens,
         }
     }
 }
@@ -130,7 +133,7 @@ fn grouping(word: &str) -> Error {
 
 /// Sum up the work of models
 ///
-/// Runs, rows and CPU time of graphs, of all windows that the ledger has: a window counts in the hour, in UTC, in which
+/// Runs, rows, tokens and CPU time of graphs, of all windows that the ledger has: a window counts in the hour, in UTC, in which
 /// it ends. Admins, billing and auditors see everyone's; a tenant, with a key that manages or reads, its own.
 #[utoipa::path(
     get, path = "/api/v1/usage/graphs", tag = "usage",

@@ -56,6 +56,10 @@ struct NewPlan {
     #[serde(default)]
     #[schema(value_type = schema::Rate, required = false)]
     per_gb_second: Rate,
+    /// For 1,000,000 tokens: elements of the input `input_ids` of graphs that have one.
+    #[serde(default)]
+    #[schema(value_type = schema::Rate, required = false)]
+    per_megatoken: Rate,
     /// For a call of a deployment that ended, however it did.
     #[serde(default)]
     #[schema(value_type = schema::Rate, required = false)]
@@ -89,6 +93,9 @@ struct PricePlan {
     /// For a GB·s of memory.
     #[schema(value_type = schema::Rate)]
     per_gb_second: Rate,
+    /// For 1,000,000 tokens.
+    #[schema(value_type = schema::Rate)]
+    per_megatoken: Rate,
     /// For a call.
     #[schema(value_type = schema::Rate)]
     per_call: Rate,
@@ -112,6 +119,7 @@ impl From<PlanRow> for PricePlan {
             per_kwh: prices.per_kwh,
             per_gigafuel: prices.per_gigafuel,
             per_gb_second: prices.per_gb_second,
+            per_megatoken: prices.per_megatoken,
             per_call: prices.per_call,
             per_month: prices.per_month,
             created_at,
@@ -180,6 +188,7 @@ async fn create_plan(
         per_kwh: new.per_kwh,
         per_gigafuel: new.per_gigafuel,
         per_gb_second: new.per_gb_second,
+        per_megatoken: new.per_megatoken,
         per_call: new.per_call,
         per_month: new.per_month,
     };

@@ -275,6 +275,8 @@ pub struct Work {
     cpu_ns: u64,
     /// Time for which the device worked, in nanoseconds; on the CPU, that for which at least one thread did.
     busy_ns: u64,
+    /// Tokens over all runs: elements of the input `input_ids`, where the graph has one.
+    tokens: u64,
 }
 
 /// A call of the Open Inference Protocol.

@@ -171,6 +171,8 @@ struct GraphWork {
     rows: u64,
     /// CPU time, in nanoseconds.
     cpu_ns: u64,
+    /// Tokens over all runs.
+    tokens: u64,
 }
 
 /// A statement as it is kept: the bytes that are served from then on.
@@ -186,6 +188,7 @@ pub(super) fn written(cut: &PeriodCut, drawn: &Drawn) -> Result<StatementRow, Er
         runs: graph.runs,
         rows: graph.rows,
         cpu_ns: graph.cpu_ns,
+        tokens: graph.tokens,
     });
     let statement = Statement {
         month: cut.month,

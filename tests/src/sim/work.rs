@@ -467,6 +467,7 @@ impl Running {
             rows: 1,
             cpu_ns: cpu_ns as u64,
             busy_ns: busy_ns as u64,
+            tokens: 0,
         };
         let mut all = Vec::new();
         if self.model_ns > 0.0 {

@@ -233,21 +233,21 @@ impl BillingTx {
             r#"select count(*) as "rows!"
                from (
                    select from (
-                       select hour, node, tenant, deployment, graph, runs, rows, cpu_ns
+                       select hour, node, tenant, deployment, graph, runs, rows, cpu_ns, tokens
                        from usage_graph_hour
                        union all
                        select date_trunc('hour', l.at, 'UTC'), l.node, l.tenant, l.deployment, w.graph, -w.runs,
-                           -w.rows, -w.cpu_ns
+                           -w.rows, -w.cpu_ns, -coalesce(w.tokens, 0)
                        from (
                            select at, node, tenant, deployment, work from receipt_line
                            union all
                            select at, node, tenant, deployment, work from archived
                        ) l
                        cross join lateral jsonb_to_recordset(l.work)
-                           as w (graph text, runs numeric, rows numeric, cpu_ns numeric)
+                           as w (graph text, runs numeric, rows numeric, cpu_ns numeric, tokens numeric)
                    ) s
                    group by hour, node, tenant, deployment, graph
-                   having sum(runs) <> 0 or sum(rows) <> 0 or sum(cpu_ns) <> 0
+                   having sum(runs) <> 0 or sum(rows) <> 0 or sum(cpu_ns) <> 0 or sum(tokens) <> 0
                ) mismatch"#
         )
         .fetch_one(&mut *self.tx)

@@ -71,6 +71,8 @@ pub struct GraphUsage {
     pub rows: u64,
     /// CPU time, in nanoseconds.
     pub cpu_ns: u64,
+    /// Tokens over all runs.
+    pub tokens: u64,
 }
 
 struct Row {
@@ -81,6 +83,7 @@ struct Row {
     runs: i64,
     rows: i64,
     cpu_ns: i64,
+    tokens: i64,
 }
 
 impl Row {
@@ -107,6 +110,7 @@ impl TryFrom<Row> for GraphUsage {
             runs: load("usage_graph_hour.runs", row.runs)?,
             rows: load("usage_graph_hour.rows", row.rows)?,
             cpu_ns: load("usage_graph_hour.cpu_ns", row.cpu_ns)?,
+            tokens: load("usage_graph_hour.tokens", row.tokens)?,
         })
     }
 }
@@ -151,12 +155,14 @@ async fn list(
         r#"select span, tenant, deployment, graph,
                least(runs, 9223372036854775807)::bigint as "runs!",
                least(rows, 9223372036854775807)::bigint as "rows!",
-               least(cpu_ns, 9223372036854775807)::bigint as "cpu_ns!"
+               least(cpu_ns, 9223372036854775807)::bigint as "cpu_ns!",
+               least(tokens, 9223372036854775807)::bigint as "tokens!"
            from (
                select date_trunc($1::text, hour, 'UTC') as span, case when $2::boolean then tenant end as tenant,
                    case when $3::boolean then deployment end as deployment,
                    case when $4::boolean then graph end as graph,
-                   sum(runs) as runs, sum(rows) as rows, sum(cpu_ns) as cpu_ns
+                   sum(runs) as runs, sum(rows) as rows, sum(cpu_ns) as cpu_ns,
+                   sum(tokens) as tokens
                from usage_graph_hour
                where ($5::uuid is null or tenant = $5) and ($6::text is null or deployment = $6)
                    and ($7::text is null or graph = $7)
@@ -195,8 +201,8 @@ async fn list(
     Page::of(rows, cut, Row::cursor)
 }
 
-/// Runs, rows and CPU time in nanoseconds.
-type Sums = [u128; 3];
+/// Runs, rows, CPU time in nanoseconds, and tokens.
+type Sums = [u128; 4];
 
 /// The model work of lines, by tenant, deployment and graph.
 fn sums(lines: &[ReceiptLine]) -> BTreeMap<(TenantId, Option<&Name>, Digest), Sums> {
@@ -205,7 +211,10 @@ fn sums(lines: &[ReceiptLine]) -> BTreeMap<(TenantId, Option<&Name>, Digest), Su
         for work in &line.usage.work {
             let place = (line.call.tenant, line.call.deployment.as_ref(), work.graph);
             let sums = all.entry(place).or_default();
-            for (sum, more) in sums.iter_mut().zip([work.runs, work.rows, work.cpu_ns]) {
+            for (sum, more) in sums
+                .iter_mut()
+                .zip([work.runs, work.rows, work.cpu_ns, work.tokens])
+            {
                 *sum += u128::from(more);
             }
         }
@@ -230,13 +239,14 @@ impl WriterTx {
         let graphs: Vec<String> = all.keys().map(|(.., graph)| graph.to_string()).collect();
         sqlx::query!(
             "insert into usage_graph_hour as u
+                 (hour, node, tenant, deployment, graph, runs, rows, cpu_ns, tokens)
              select date_trunc('hour', $1::timestamptz, 'UTC'), $2::uuid, t.tenant, t.deployment, t.graph,
-                 t.runs::numeric, t.rows::numeric, t.cpu_ns::numeric
-             from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-                 as t (tenant, deployment, graph, runs, rows, cpu_ns)
+                 t.runs::numeric, t.rows::numeric, t.cpu_ns::numeric, t.tokens::numeric
+             from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
+                 as t (tenant, deployment, graph, runs, rows, cpu_ns, tokens)
              on conflict (tenant, hour, node, coalesce(deployment, ''), graph)
              do update set runs = u.runs + excluded.runs, rows = u.rows + excluded.rows,
-                 cpu_ns = u.cpu_ns + excluded.cpu_ns",
+                 cpu_ns = u.cpu_ns + excluded.cpu_ns, tokens = u.tokens + excluded.tokens",
             posting.to,
             posting.node.0,
             &tenants,
@@ -244,7 +254,8 @@ impl WriterTx {
             &graphs,
             &column(0),
             &column(1),
-            &column(2)
+            &column(2),
+            &column(3)
         )
         .execute(&mut *self.tx)
         .await?;

@@ -29,6 +29,8 @@ pub struct GraphUse {
     pub rows: u64,
     /// CPU time in nanoseconds.
     pub cpu_ns: u64,
+    /// Tokens over all runs.
+    pub tokens: u64,
 }
 
 /// When a tenant began, and ended if it did.
@@ -202,17 +204,19 @@ impl BillingTx {
         rows.into_iter().map(Metered::try_from).collect()
     }
 
-    /// Calls and memory, by receipt lines and the sums of those that are archived: a call counts where its last line
+    /// Calls, memory and tokens, by receipt lines and the sums of those that are archived: a call counts where its last line
     /// does.
     async fn called(&mut self, cut: &PeriodCut, changes: &[OffsetDateTime]) -> Result<Vec<Metered>, DbError> {
         let rows = sqlx::query!(
             r#"select tenant as "tenant!", deployment, of_month as "of_month!", span as "span!",
-                   sum(calls)::text as "calls!", sum(memory)::text as "memory!"
+                   sum(calls)::text as "calls!", sum(memory)::text as "memory!", sum(tokens)::text as "tokens!"
                from (
                    select l.tenant, l.deployment, date_trunc('month', l.at, 'UTC') as of_month,
                        width_bucket(l.at, $5::timestamptz[]) as span,
                        count(l.outcome) filter (where l.kind = 'infer') as calls,
-                       sum(l.peak_memory_bytes::numeric * (l.cpu_ns::numeric + l.model_ns)) as memory
+                       sum(l.peak_memory_bytes::numeric * (l.cpu_ns::numeric + l.model_ns)) as memory,
+                       sum((select coalesce(sum((w.item ->> 'tokens')::numeric), 0)
+                           from jsonb_array_elements(l.work) as w (item))) as tokens
                    from posting p
                    join receipt_line l
                        on l.at = p.ended_at and l.node = p.node and l.epoch = p.epoch and l.seq = p.seq
@@ -220,7 +224,9 @@ impl BillingTx {
                    group by 1, 2, 3, 4
                    union all
                    select tenant, deployment, date_trunc('month', at, 'UTC'), width_bucket(at, $5::timestamptz[]),
-                       coalesce(sum(calls) filter (where kind = 'infer'), 0), sum(memory_byte_ns)
+                       coalesce(sum(calls) filter (where kind = 'infer'), 0), sum(memory_byte_ns),
+                       sum((select coalesce(sum((w.item ->> 'tokens')::numeric), 0)
+                           from jsonb_array_elements(work) as w (item)))
                    from archived
                    where id <= $3 and at < $2 and (at >= $1 or id > $4)
                    group by 1, 2, 3, 4
@@ -237,7 +243,12 @@ impl BillingTx {
         .await?;
         let mut metered = Vec::new();
         for row in rows {
-            for (item, quantity) in [(Item::Call, &row.calls), (Item::Memory, &row.memory)] {
+            let items = [
+                (Item::Call, &row.calls),
+                (Item::Memory, &row.memory),
+                (Item::Token, &row.tokens),
+            ];
+            for (item, quantity) in items {
                 let place = Place {
                     tenant: row.tenant,
                     deployment: row.deployment.clone(),
@@ -256,7 +267,8 @@ impl BillingTx {
             r#"select l.tenant as "tenant!", l.deployment, w.item ->> 'graph' as "graph!",
                    least(sum((w.item ->> 'runs')::numeric), 9223372036854775807)::bigint as "runs!",
                    least(sum((w.item ->> 'rows')::numeric), 9223372036854775807)::bigint as "rows!",
-                   least(sum((w.item ->> 'cpu_ns')::numeric), 9223372036854775807)::bigint as "cpu_ns!"
+                   least(sum((w.item ->> 'cpu_ns')::numeric), 9223372036854775807)::bigint as "cpu_ns!",
+                   least(coalesce(sum((w.item ->> 'tokens')::numeric), 0), 9223372036854775807)::bigint as "tokens!"
                from (
                    select l.tenant, l.deployment, l.work
                    from posting p
@@ -285,6 +297,7 @@ impl BillingTx {
                     runs: load("runs of a graph", row.runs)?,
                     rows: load("rows of a graph", row.rows)?,
                     cpu_ns: load("CPU time of a graph", row.cpu_ns)?,
+                    tokens: load("tokens of a graph", row.tokens)?,
                 })
             })
             .collect()

@@ -26,6 +26,7 @@ struct Row {
     per_kwh: String,
     per_gigafuel: String,
     per_gb_second: String,
+    per_megatoken: String,
     per_call: String,
     per_month: String,
     created_at: OffsetDateTime,
@@ -38,6 +39,7 @@ impl TryFrom<Row> for PlanRow {
             per_kwh: parse("price_plan.per_kwh", &row.per_kwh)?,
             per_gigafuel: parse("price_plan.per_gigafuel", &row.per_gigafuel)?,
             per_gb_second: parse("price_plan.per_gb_second", &row.per_gb_second)?,
+            per_megatoken: parse("price_plan.per_megatoken", &row.per_megatoken)?,
             per_call: parse("price_plan.per_call", &row.per_call)?,
             per_month: parse("price_plan.per_month", &row.per_month)?,
         };
@@ -67,22 +69,24 @@ impl AdminTx {
     ) -> Result<Option<PlanRow>, DbError> {
         let row = sqlx::query_as!(
             Row,
-            r#"insert into price_plan (tenant, valid_from, currency, per_kwh, per_gigafuel, per_gb_second, per_call,
-                   per_month)
+            r#"insert into price_plan (tenant, valid_from, currency, per_kwh, per_gigafuel, per_gb_second,
+                   per_megatoken, per_call, per_month)
                select $1::uuid, $2::timestamptz, $3::text, $4::text::numeric, $5::text::numeric, $6::text::numeric,
-                   $7::text::numeric, $8::text::numeric
+                   $7::text::numeric, $8::text::numeric, $9::text::numeric
                where not exists (
                    select from period_cut where (month + interval '1 month') at time zone 'UTC' > $2::timestamptz
                )
                returning id, tenant, valid_from, currency, per_kwh::text as "per_kwh!",
                    per_gigafuel::text as "per_gigafuel!", per_gb_second::text as "per_gb_second!",
-                   per_call::text as "per_call!", per_month::text as "per_month!", created_at"#,
+                   per_megatoken::text as "per_megatoken!", per_call::text as "per_call!",
+                   per_month::text as "per_month!", created_at"#,
             tenant.map(|tenant| tenant.0),
             from,
             currency.code(),
             prices.per_kwh.to_string(),
             prices.per_gigafuel.to_string(),
             prices.per_gb_second.to_string(),
+            prices.per_megatoken.to_string(),
             prices.per_call.to_string(),
             prices.per_month.to_string()
         )
@@ -115,7 +119,8 @@ impl BillingTx {
             Row,
             r#"select id, tenant, valid_from, currency, per_kwh::text as "per_kwh!",
                    per_gigafuel::text as "per_gigafuel!", per_gb_second::text as "per_gb_second!",
-                   per_call::text as "per_call!", per_month::text as "per_month!", created_at
+                   per_megatoken::text as "per_megatoken!", per_call::text as "per_call!",
+                   per_month::text as "per_month!", created_at
                from price_plan
                order by id"#
         )
@@ -137,7 +142,8 @@ async fn list(
         Row,
         r#"select id, tenant, valid_from, currency, per_kwh::text as "per_kwh!",
                per_gigafuel::text as "per_gigafuel!", per_gb_second::text as "per_gb_second!",
-               per_call::text as "per_call!", per_month::text as "per_month!", created_at
+               per_megatoken::text as "per_megatoken!", per_call::text as "per_call!",
+                   per_month::text as "per_month!", created_at
            from price_plan
            where id > coalesce($1, 0::bigint) and ($2::uuid is null or tenant is null or tenant = $2)
            order by id

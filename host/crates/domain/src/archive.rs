@@ -18,6 +18,9 @@ pub struct GraphSum {
     pub rows: u64,
     /// CPU time in nanoseconds.
     pub cpu_ns: u64,
+    /// Tokens over all runs; 0 in older sums.
+    #[serde(default)]
+    pub tokens: u64,
 }
 
 /// What lines of one posting sum up to that are counted and charged as one.
@@ -102,12 +105,14 @@ impl LineSum {
                     runs: work.runs,
                     rows: work.rows,
                     cpu_ns: work.cpu_ns,
+                    tokens: work.tokens,
                 });
                 continue;
             };
             sum.runs = sum.runs.saturating_add(work.runs);
             sum.rows = sum.rows.saturating_add(work.rows);
             sum.cpu_ns = sum.cpu_ns.saturating_add(work.cpu_ns);
+            sum.tokens = sum.tokens.saturating_add(work.tokens);
         }
     }
 }
@@ -166,6 +171,7 @@ mod tests {
                     rows: 2,
                     cpu_ns: 3,
                     busy_ns: 0,
+                    tokens: u64::MAX / 2 + 1,
                 }],
                 ..Usage::default()
             },
@@ -212,7 +218,8 @@ mod tests {
                 graph: Digest::of(b"graph"),
                 runs: 2,
                 rows: 4,
-                cpu_ns: 6
+                cpu_ns: 6,
+                tokens: u64::MAX,
             }]
         );
     }

@@ -3,8 +3,6 @@
 //! Money is price × what the ledger moved. A plan holds from an instant on, until a later one of the same tenant
 //! does; a tenant without a plan of its own has the one for everyone. What is used counts by the plan that holds
 //! where its window ends, and an allocation by the one that holds where it begins.
-//!
-//! Tokens are not metered, so there is no price for them.
 
 mod currency;
 pub mod money;
@@ -27,6 +25,9 @@ pub const FUEL_PER_GIGAFUEL: i128 = 1_000_000_000;
 /// Bytes × nanoseconds in a GB·s; a GB has 10⁹ bytes.
 pub const BYTE_NS_PER_GB_S: i128 = 1_000_000_000_000_000_000;
 
+/// Tokens that a price of tokens is for.
+pub const TOKENS_PER_MEGATOKEN: i128 = 1_000_000;
+
 /// What has a price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -37,6 +38,8 @@ pub enum Item {
     Fuel,
     /// The most memory at once of each call × its CPU time. Counted in byte·ns, priced by the GB·s.
     Memory,
+    /// Tokens that models were given. Counted one by one, priced by 10⁶ of them.
+    Token,
     /// Calls of deployments that ended, however they did.
     Call,
     /// A flat price of a month. Counted in µs of the month, in proportion to it.
@@ -47,10 +50,11 @@ pub enum Item {
 
 impl Item {
     /// Every item, in the order of a statement's lines.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Energy,
         Self::Fuel,
         Self::Memory,
+        Self::Token,
         Self::Call,
         Self::Flat,
         Self::Carbon,
@@ -62,6 +66,7 @@ impl Item {
             Self::Energy => "energy",
             Self::Fuel => "fuel",
             Self::Memory => "memory",
+            Self::Token => "token",
             Self::Call => "call",
             Self::Flat => "flat",
             Self::Carbon => "carbon",
@@ -74,6 +79,7 @@ impl Item {
             Self::Energy => "kWh",
             Self::Fuel => "Gfuel",
             Self::Memory => "GB-Seconds",
+            Self::Token => "1000000 Tokens",
             Self::Call => "Calls",
             Self::Flat => "Months",
             Self::Carbon => "gCO2e",
@@ -86,6 +92,7 @@ impl Item {
             Self::Energy => UJ_PER_KWH,
             Self::Fuel => FUEL_PER_GIGAFUEL,
             Self::Memory => BYTE_NS_PER_GB_S,
+            Self::Token => TOKENS_PER_MEGATOKEN,
             Self::Call => 1,
             Self::Flat => month.micros(),
             Self::Carbon => 1_000_000,
@@ -102,6 +109,8 @@ pub struct Prices {
     pub per_gigafuel: Rate,
     /// For a GB·s of memory.
     pub per_gb_second: Rate,
+    /// For 10⁶ tokens.
+    pub per_megatoken: Rate,
     /// For a call.
     pub per_call: Rate,
     /// For a month.
@@ -115,6 +124,7 @@ impl Prices {
             Item::Energy => self.per_kwh,
             Item::Fuel => self.per_gigafuel,
             Item::Memory => self.per_gb_second,
+            Item::Token => self.per_megatoken,
             Item::Call => self.per_call,
             Item::Flat => self.per_month,
             Item::Carbon => Rate::ZERO,

@@ -350,6 +350,7 @@ mod tests {
             rows: 1,
             cpu_ns: 30,
             busy_ns: 0,
+            tokens: 0,
         };
         let used = Usage {
             fuel: 5,

@@ -18,10 +18,11 @@
 //! - Version 2: model work has its device's busy time after its CPU time, and slices have their weights. A
 //!   line without busy time is encoded in version 1, so that its leaf is what it always was. What was wrong with
 //!   meters follows: slices have it after their weights, and rows of roots at their end; a posting without any is
-//!   encoded in version 1. The inputs of a window are not kept once it is sealed, and are always in this version, as
-//!   those of allocations and corrections.
+//!   encoded in version 1. The inputs of allocations and corrections are always in this version. Those of a window are
+//!   not kept once it is sealed, and are always in the newest one.
 //! - Version 3: transfers have what they cite at their end. A posting that cites nothing is encoded as before. One
 //!   that was sealed before cites without its hash saying so: see [`Posting::verify`].
+//! - Version 4: model work has its tokens after its busy time. A line without any is encoded as before.
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -32,14 +33,15 @@ use crate::energy::{Reading, Root};
 use crate::posting::{Call, Finished, Posting, PostingRoot, ReceiptLine, Slice, Transfer};
 use crate::weights::{Class, RootWeights};
 use crate::window::Crash;
-use crate::{Digest, Usage, merkle};
+use crate::{Digest, Usage, Work, merkle};
 
 /// The newest version of the encoding.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The versions without what later ones added.
 const FIRST: u8 = 1;
 const SECOND: u8 = 2;
+const THIRD: u8 = 3;
 
 const INPUTS: u8 = 2;
 const POSTING: u8 = 3;
@@ -158,6 +160,9 @@ impl Encoder {
             if to.version >= SECOND {
                 to.u64(work.busy_ns);
             }
+            if to.version >= VERSION {
+                to.u64(work.tokens);
+            }
         });
     }
 
@@ -243,7 +248,7 @@ impl Encoder {
         self.option(transfer.deployment.as_ref(), |to, name| to.text(name.as_str()));
         self.option(transfer.release, Self::u32);
         self.u64(transfer.amount);
-        if self.version >= VERSION {
+        if self.version >= THIRD {
             self.option(transfer.cites.as_ref(), Self::digest);
         }
     }
@@ -251,7 +256,7 @@ impl Encoder {
 
 /// The digest of a window's inputs: the readings where it begins, its slices, and what a crash left.
 pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Crash>) -> Digest {
-    let mut to = Encoder::new(Some(INPUTS), SECOND);
+    let mut to = Encoder::new(Some(INPUTS), VERSION);
     to.list(baseline, Encoder::reading);
     to.list(slices, Encoder::slice);
     to.option(crash, |to, crash| {
@@ -299,8 +304,13 @@ pub fn correction_digest(correction: &Correction) -> Digest {
 impl ReceiptLine {
     /// The line's hash as a leaf of its posting's Merkle tree.
     pub fn leaf(&self) -> Digest {
-        let worked = self.usage.work.iter().any(|work| work.busy_ns > 0);
-        let mut to = Encoder::new(None, if worked { SECOND } else { FIRST });
+        let any = |what: fn(&Work) -> u64| self.usage.work.iter().any(|work| what(work) > 0);
+        let version = match (any(|work| work.tokens), any(|work| work.busy_ns)) {
+            (true, _) => VERSION,
+            (false, true) => SECOND,
+            (false, false) => FIRST,
+        };
+        let mut to = Encoder::new(None, version);
         to.call(&self.call);
         to.u32(self.ordinal);
         to.option(self.outcome, |to, outcome| to.text(outcome.as_str()));
@@ -329,7 +339,7 @@ impl Posting {
     /// Merkle root, so that the chain can be verified after they were archived.
     pub fn compute_hash(&self) -> Digest {
         match self.transfers.iter().any(|transfer| transfer.cites.is_some()) {
-            true => self.hash_in(VERSION),
+            true => self.hash_in(THIRD),
             false => self.compute_hash_without_cites(),
         }
     }

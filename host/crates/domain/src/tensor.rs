@@ -252,6 +252,11 @@ impl Tensor {
         }
     }
 
+    /// Elements: 1 for a scalar.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&size| u64::from(size)).product()
+    }
+
     /// Rows: the first dimension, or 1 for a scalar.
     pub fn rows(&self) -> u64 {
         self.shape.first().map_or(1, |&rows| u64::from(rows))

@@ -18,6 +18,10 @@ pub const FUEL_SCHEDULE: u32 = 1;
 /// The device of work on the host's own CPU.
 pub const CPU: &str = "cpu";
 
+/// The graph's input whose elements are tokens: what transformers' exports call it. Padding counts, since it is
+/// computed.
+pub const TOKENS: &str = "input_ids";
+
 /// Fuel of any host call: [`FUEL_SCHEDULE`] version 1.
 pub const FUEL_PER_HOST_CALL: u64 = 1_000;
 
@@ -52,6 +56,10 @@ pub struct Work {
     /// older records.
     #[serde(default)]
     pub busy_ns: u64,
+    /// Tokens over all runs: the positions of the input that is called [`TOKENS`]. 0 where there is none, and in older
+    /// records.
+    #[serde(default)]
+    pub tokens: u64,
 }
 
 impl Work {
@@ -90,6 +98,7 @@ impl Usage {
                 delta.rows = now.rows.saturating_sub(then.rows);
                 delta.cpu_ns = now.cpu_ns.saturating_sub(then.cpu_ns);
                 delta.busy_ns = now.busy_ns.saturating_sub(then.busy_ns);
+                delta.tokens = now.tokens.saturating_sub(then.tokens);
             }
             (delta.runs > 0 || delta.cpu_ns > 0 || delta.busy_ns > 0).then_some(delta)
         });
@@ -143,6 +152,7 @@ fn add_work(all: &mut Vec<Work>, more: &Work) {
             work.rows = work.rows.saturating_add(more.rows);
             work.cpu_ns = work.cpu_ns.saturating_add(more.cpu_ns);
             work.busy_ns = work.busy_ns.saturating_add(more.busy_ns);
+            work.tokens = work.tokens.saturating_add(more.tokens);
         }
         None => all.push(more.clone()),
     }
@@ -248,6 +258,7 @@ mod tests {
             rows: 2,
             cpu_ns,
             busy_ns: cpu_ns / 2,
+            tokens: cpu_ns * 3,
         }
     }
 

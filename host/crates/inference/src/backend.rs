@@ -152,7 +152,7 @@ impl RunMeter {
         &self.cell
     }
 
-    /// Adds CPU time, in nanoseconds. The first piece, be it 0, also counts the run and its rows.
+    /// Adds CPU time, in nanoseconds. The first piece, be it 0, also counts the run, its rows and its tokens.
     pub fn add_ns(&mut self, cpu_ns: u64) {
         self.work.cpu_ns = cpu_ns;
         if self.work.runs > 0 || cpu_ns > 0 {
@@ -164,6 +164,11 @@ impl RunMeter {
             }
             self.cell.add_work(&self.work);
         }
-        (self.work.runs, self.work.rows, self.work.busy_ns) = (0, 0, 0);
+        (
+            self.work.runs,
+            self.work.rows,
+            self.work.busy_ns,
+            self.work.tokens,
+        ) = (0, 0, 0, 0);
     }
 }

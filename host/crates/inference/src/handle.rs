@@ -5,6 +5,7 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use domain::usage::TOKENS;
 use domain::{Digest, Signature, Tensor, UsageCell, Work};
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
@@ -65,7 +66,13 @@ impl GraphHandle {
                 rows: 1,
                 cpu_ns: 0,
                 busy_ns: 0,
+                tokens: 0,
             },
+            tokens: graph
+                .signature()
+                .inputs
+                .iter()
+                .position(|input| input.name == TOKENS),
         };
         tokio::spawn(owner.serve(runner));
         Ok(Self {
@@ -193,6 +200,8 @@ struct Owner {
     turns: Turns,
     /// Of a run of one row.
     work: Work,
+    /// Which input has tokens.
+    tokens: Option<usize>,
 }
 
 impl Owner {
@@ -247,6 +256,10 @@ impl Owner {
     fn run(&self, job: Job) -> (Run, Reply) {
         let work = Work {
             rows: job.inputs.first().map_or(1, Tensor::rows),
+            tokens: self
+                .tokens
+                .and_then(|at| job.inputs.get(at))
+                .map_or(0, Tensor::elements),
             ..self.work.clone()
         };
         let run = Run {

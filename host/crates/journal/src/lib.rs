@@ -24,9 +24,9 @@ mod error;
 mod fold;
 mod frame;
 mod handle;
+mod older;
 mod record;
 mod recovered;
-mod second;
 mod segment;
 mod sync;
 #[cfg(test)]

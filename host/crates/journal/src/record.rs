@@ -1,23 +1,21 @@
 //! The records, and their encoding: a version byte, then postcard.
 
 use domain::energy::Reading;
-use domain::posting::{Finished, Posting, Slice};
+use domain::posting::{Finished, Posting, Slice, Transfer};
 use domain::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::fold::Checkpoint;
-use crate::{JournalError, MAX_RECORD_BYTES, second};
+use crate::{JournalError, MAX_RECORD_BYTES, older};
 
 /// The version of the encoding. A change of any type below needs a new one.
-pub(crate) const VERSION: u8 = 3;
+pub(crate) const VERSION: u8 = 4;
 
-/// The version before it, in which transfers did not say what they cite. It is still read.
-pub(crate) const SECOND: u8 = 2;
-
-/// How a sealed posting begins: an [`Entry::Record`] of [`Record::Sealed`].
-const SEALED: [u8; 2] = [1, 3];
+/// The versions before it, which are still read: see [`older`].
+const SECOND: u8 = 2;
+const THIRD: u8 = 3;
 
 /// One thing that the node must not forget.
 ///
@@ -96,19 +94,17 @@ impl Entry {
     /// The entry of a frame's payload.
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
         let (&version, rest) = payload.split_first().ok_or(DecodeError::Malformed)?;
-        match (version, rest.strip_prefix(&SEALED)) {
-            (SECOND, Some(posting)) => {
-                let posting: second::Posting = whole(posting)?;
-                Ok(Self::Record(Record::Sealed(Box::new(posting.into()))))
-            }
-            (VERSION | SECOND, _) => whole(rest),
+        match version {
+            VERSION => whole(rest),
+            THIRD => whole::<older::Entry<Transfer>>(rest).map(Self::from),
+            SECOND => whole::<older::Entry<older::Transfer>>(rest).map(Self::from),
             _ => Err(DecodeError::Version(version)),
         }
     }
 
     /// Whether a payload can at all be an entry of a version that is read, told by its first two bytes.
     pub(crate) fn plausible(payload: &[u8]) -> bool {
-        matches!(payload, [VERSION | SECOND, 0 | 1, ..])
+        matches!(payload, [SECOND..=VERSION, 0 | 1, ..])
     }
 }
 
@@ -122,28 +118,69 @@ fn whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use domain::usage::CPU;
+    use domain::{Digest, Work};
+    use serde::de::DeserializeOwned;
+
     use super::*;
-    use crate::testing::{line, sealed, started, window};
+    use crate::testing::{claim, drained, finished, line, sealed, slice, started, window};
+
+    /// What `version` wrote of a record. Types of earlier versions have the names of today's, and fewer of them.
+    fn written<T: DeserializeOwned + Serialize>(version: u8, record: &Record) -> Vec<u8> {
+        let json = serde_json::to_value(EntryRef::Record(record)).unwrap();
+        let old: older::Entry<T> = serde_json::from_value(json).unwrap();
+        postcard::to_extend(&old, vec![version]).unwrap()
+    }
+
+    fn records() -> Vec<Record> {
+        let mut finished = finished(3, 7);
+        finished.usage.work.push(Work {
+            graph: Digest([5; 32]),
+            backend: "rten 0.27.0".into(),
+            device: CPU.into(),
+            precision: "exact".into(),
+            runs: 1,
+            rows: 2,
+            cpu_ns: 30,
+            busy_ns: 20,
+            tokens: 0,
+        });
+        let (mut claim, mut line) = (claim(3, 7, None), line(3, 0, 7, None));
+        claim.usage = finished.usage.clone();
+        line.usage = finished.usage.clone();
+        vec![
+            started(1, 0, 100),
+            Record::Finished(finished),
+            Record::Slice(slice(0, 1, 100, vec![claim])),
+            sealed(window(1, 0, 2, 50, vec![line])),
+            drained(1, 0),
+        ]
+    }
 
     #[test]
-    fn what_the_version_before_wrote_is_read() {
-        let posting = window(1, 0, 2, 50, vec![line(3, 0, 7, None)]);
-        let sealed = sealed(posting.clone());
-        let payload = EntryRef::Record(&sealed).encode().unwrap();
-        assert_eq!(payload[1..3], SEALED);
-        let old = postcard::to_extend(&second::Posting::from(posting), Vec::new()).unwrap();
-        assert!(old.len() < payload.len());
-        let old = [&[SECOND][..], &SEALED, &old].concat();
-        assert_eq!(Entry::decode(&old), Ok(Entry::Record(sealed)));
-        assert_eq!(Entry::decode(&old[..old.len() - 1]), Err(DecodeError::Malformed));
-        assert!(Entry::plausible(&old));
+    fn what_earlier_versions_wrote_is_read() {
+        for record in records() {
+            let third = written::<Transfer>(THIRD, &record);
+            let second = written::<older::Transfer>(SECOND, &record);
+            let new = EntryRef::Record(&record).encode().unwrap();
+            for old in [third, second, new] {
+                assert!(Entry::plausible(&old));
+                assert_eq!(Entry::decode(&old[..old.len() - 1]), Err(DecodeError::Malformed));
+                assert_eq!(Entry::decode(&old), Ok(Entry::Record(record.clone())));
+            }
+        }
+        let checkpoint = postcard::to_extend(&EntryRef::Checkpoint(&Checkpoint::default()), vec![SECOND]);
+        let read = Entry::decode(&checkpoint.unwrap());
+        assert_eq!(read, Ok(Entry::Checkpoint(Box::default())));
+    }
 
-        // All else is as it was.
-        let started = started(1, 0, 100);
-        let mut payload = EntryRef::Record(&started).encode().unwrap();
-        payload[0] = SECOND;
-        assert_eq!(Entry::decode(&payload), Ok(Entry::Record(started)));
-        payload[0] = 1;
-        assert_eq!(Entry::decode(&payload), Err(DecodeError::Version(1)));
+    #[test]
+    fn another_version_is_named() {
+        for version in [1, VERSION + 1] {
+            let mut payload = EntryRef::Record(&started(1, 0, 100)).encode().unwrap();
+            payload[0] = version;
+            assert_eq!(Entry::decode(&payload), Err(DecodeError::Version(version)));
+            assert!(!Entry::plausible(&payload));
+        }
     }
 }

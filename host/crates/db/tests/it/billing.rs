@@ -71,7 +71,7 @@ async fn metered(fixture: &Fixture, of: &str) -> Vec<Row> {
         )
     };
     let mut rows: Vec<_> = metered.iter().map(row).collect();
-    rows.retain(|row| row.3 != Item::Memory);
+    rows.retain(|row| !matches!(row.3, Item::Memory | Item::Token));
     rows.sort();
     rows
 }
@@ -149,11 +149,14 @@ async fn a_month_has_what_was_posted_before_its_cut_and_the_next_what_came_late(
     let graphs = tx.graph_use(&cut).await.unwrap();
     let graphs: Vec<_> = graphs
         .iter()
-        .map(|graph| (graph.tenant, graph.graph, graph.runs, graph.rows))
+        .map(|graph| (graph.tenant, graph.graph, graph.runs, graph.rows, graph.tokens))
         .collect();
     assert_eq!(
         graphs,
-        [(A, Digest::of(b"graph"), 2, 4), (B, Digest::of(b"graph"), 2, 4)]
+        [
+            (A, Digest::of(b"graph"), 2, 4, 14),
+            (B, Digest::of(b"graph"), 2, 4, 14)
+        ]
     );
     drop(tx);
     fixture.finish().await;
@@ -250,6 +253,26 @@ async fn memory_is_counted_by_the_most_at_once_times_cpu_time(_: PgPoolOptions, 
             .collect::<Vec<_>>(),
         [(0, expected); 2]
     );
+    drop(tx);
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn tokens_are_counted_over_all_graphs(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let mut posting = window(0, Digest::ZERO, at("2026-05-10T00:00:00Z"));
+    let (own, foreign) = posting.lines.split_at_mut(1);
+    let mut more = own[0].usage.work[0].clone();
+    (more.graph, more.cpu_ns, more.tokens) = (Digest([7; 32]), 0, 5);
+    own[0].usage.work.push(more);
+    foreign[0].usage.work.clear();
+    fixture.post(&sealed(posting)).await;
+    let cut = fixture.cut(month("2026-05")).await;
+    let mut tx = fixture.db.billing_tx().await.unwrap();
+    let metered = tx.metered(&cut, &tx_plans()).await.unwrap();
+    let tokens = metered.iter().filter(|used| used.item == Item::Token);
+    let tokens: Vec<_> = tokens.map(|used| (used.tenant, used.quantity)).collect();
+    assert_eq!(tokens, [(A, 7 + 5), (B, 0)]);
     drop(tx);
     fixture.finish().await;
 }

@@ -523,6 +523,7 @@ fn line(seq: u64, tenant: TenantId, fuel: u64, energy_uj: u64, to: OffsetDateTim
                 rows: 2,
                 cpu_ns: u64::MAX >> 1,
                 busy_ns: 3,
+                tokens: 7,
             }],
         },
         energy_uj: Some(energy_uj),

@@ -256,6 +256,7 @@ async fn model_work_is_summed_up_by_graph(_: PgPoolOptions, options: PgConnectOp
     // Another graph beside the one that the lines have.
     let mut other = first.lines[0].usage.work[0].clone();
     (other.graph, other.runs, other.rows, other.cpu_ns) = (Digest([7; 32]), 2, 5, 11);
+    other.tokens = 13;
     first.lines[0].usage.work.push(other);
     let first = sealed(first);
     let second = small(1, first.hash, year);
@@ -271,18 +272,21 @@ async fn model_work_is_summed_up_by_graph(_: PgPoolOptions, options: PgConnectOp
     let known = &first.lines[0].usage.work[0];
     let shown: Vec<_> = own
         .iter()
-        .map(|sum| (sum.from, sum.graph, sum.runs, sum.rows, sum.cpu_ns))
+        .map(|sum| (sum.from, sum.graph, sum.runs, sum.rows, sum.cpu_ns, sum.tokens))
         .collect();
     let hour = Some(at("2026-12-31T23:00:00Z"));
     let mut expected = vec![
-        (hour, Some(known.graph), known.runs, known.rows, 9),
-        (hour, Some(Digest([7; 32])), 2, 5, 11),
-        (Some(year), Some(known.graph), known.runs, known.rows, 9),
+        (hour, Some(known.graph), known.runs, known.rows, 9, 7),
+        (hour, Some(Digest([7; 32])), 2, 5, 11, 13),
+        (Some(year), Some(known.graph), known.runs, known.rows, 9, 7),
     ];
     expected.sort();
     assert_eq!(shown, expected);
     let all = model_work(&fixture, GraphUsageGroups::default(), None).await;
-    assert_eq!((all.len(), all[0].cpu_ns), (1, 4 * 9 + 11));
+    assert_eq!(
+        (all.len(), all[0].cpu_ns, all[0].tokens),
+        (1, 4 * 9 + 11, 4 * 7 + 13)
+    );
     let mut tx = fixture.db.tenant_tx(B).await.unwrap();
     let groups = GraphUsageGroups {
         tenant: true,

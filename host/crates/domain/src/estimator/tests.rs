@@ -352,6 +352,7 @@ fn a_device_is_learnt_by_its_busy_time() {
             rows: 1,
             cpu_ns: 0,
             busy_ns: busy_ms * 1_000_000,
+            tokens: 0,
         }];
         let slice = Slice {
             index: 0,
@@ -419,6 +420,7 @@ fn a_device_that_sleeps_charges_being_awake_to_what_works() {
             rows: 1,
             cpu_ns: 0,
             busy_ns: busy_ms * 1_000_000,
+            tokens: 0,
         }];
         let before = bench.last[0].clone();
         let slice = Slice {

@@ -39,6 +39,7 @@ fn line(n: u128, ordinal: u32, outcome: Option<Outcome>, busy_ns: u64) -> Receip
                 rows: 2,
                 cpu_ns: 9,
                 busy_ns,
+                tokens: 0,
             }],
         },
         energy_uj: Some(30),

@@ -138,6 +138,7 @@ fn usage([fuel, cpu_ns, model_ns, bytes_in]: [u64; 4]) -> Usage {
         rows: 2,
         cpu_ns: model_ns,
         busy_ns: 0,
+        tokens: 0,
     };
     let work = if model_ns > 0 { vec![work] } else { vec![] };
     Usage {

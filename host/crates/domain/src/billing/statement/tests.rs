@@ -80,6 +80,24 @@ fn use_is_priced_by_the_plan_that_held() {
 }
 
 #[test]
+fn tokens_are_priced_by_the_million() {
+    let june = month("2027-06");
+    let mut plan = plan(1, june.begin(), "EUR", "0", "0");
+    plan.prices.per_megatoken = rate("0.5");
+    let used = [1_000_000, 40_000].map(|quantity| Metered {
+        item: Item::Token,
+        ..energy(june, 1, quantity)
+    });
+    let statement = drawn(june, &Plans::new(vec![plan]), &used);
+    let lines: Vec<_> = statement
+        .lines
+        .iter()
+        .map(|line| (line.quantity, line.amount))
+        .collect();
+    assert_eq!(lines, [(1_040_000, 52)]);
+}
+
+#[test]
 fn what_came_late_of_a_closed_month_is_a_correction_at_the_prices_of_its_time() {
     let (may, june) = (month("2027-05"), month("2027-06"));
     let plans = Plans::new(vec![

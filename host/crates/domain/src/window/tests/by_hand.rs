@@ -280,17 +280,17 @@ fn the_encoding_stays() {
         second.compute_hash(),
     ];
     let expected: [&str; 4] = [
-        "eb3b5d9909206e3f55cd5b10ca01ebac16297a88c58d697de2b12b76a065014e",
-        "174cc6b69af9f00ee191577f293d3b8418c28bf2a6e355d37893f54f5210213a",
+        "e0ea16125210de6df977664a5ee0843c43c581469226e3defa1d6b894453394d",
+        "4ea1f41fef5e5623ecb65f56fa94e87d91c3fd50adeb34fcf6c7d3b77b1851d2",
         "ab2150a9ca47ac59471ee418b8bfed06e5f5260b8543093e7a3867de7cdefd44",
-        "9fd452601214cf40f53e4f7573f7b25308cc6ccdbb7095f233153f5cdc06e3c1",
+        "a6101eb7fa13567d4a72f44b033af28288948034b179e511769ddd5c793b431e",
     ];
     assert_eq!(digests.map(|digest| digest.hex()), expected);
 }
 
-/// Lines of before devices were metered keep their leaves; those with a device's time are told apart.
+/// Lines of before devices were metered and tokens counted keep their leaves; those with either are told apart.
 #[test]
-fn busy_time_changes_the_leaf_only_where_there_is_some() {
+fn busy_time_and_tokens_change_the_leaf_only_where_there_are_any() {
     let (_, first, _) = two_windows();
     let line = &first.lines[1];
     assert_eq!(line.usage.work.len(), 1);
@@ -299,10 +299,12 @@ fn busy_time_changes_the_leaf_only_where_there_is_some() {
         let mut worked = line.clone();
         worked.usage.work[0].busy_ns = busy_ns;
         leaves.push(worked.leaf());
+        worked.usage.work[0].tokens = 1;
+        leaves.push(worked.leaf());
     }
     leaves.sort();
     leaves.dedup();
-    assert_eq!(leaves.len(), 3);
+    assert_eq!(leaves.len(), 5);
 }
 
 #[test]
