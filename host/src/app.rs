@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::anchors::{AnchorError, Anchors};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::config::{JournalMode, ServeArgs};
@@ -82,6 +83,8 @@ pub struct App {
     pub correction_asked: Notify,
     /// Signs checkpoints.
     pub signer: Mutex<Signer>,
+    /// Where they are anchored.
+    pub anchors: Option<Anchors>,
     ledger_refused: OnceLock<String>,
 }
 
@@ -144,6 +147,9 @@ pub enum StartError {
     /// The blob store.
     #[error(transparent)]
     Blob(#[from] crate::blobs::BlobError),
+    /// The place of anchors.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
     /// Recovery.
     #[error(transparent)]
     Recover(#[from] RecoverError),
@@ -205,6 +211,7 @@ impl App {
             corrections: correct,
             correction_asked: Notify::new(),
             signer: Mutex::new(signer),
+            anchors: config.anchors()?,
             ledger_refused: OnceLock::new(),
             clock: ground.clock,
             db: ground.db,

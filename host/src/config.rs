@@ -1,5 +1,6 @@
 //! What the host is told at its start: flags, with the environment and then a file behind them.
 
+mod anchors_at;
 mod carbon;
 mod file;
 mod meter_files;
@@ -15,9 +16,11 @@ use clap::{ArgAction, Args, ValueEnum};
 use domain::Name;
 use tracing_subscriber::filter::Targets;
 
+pub use self::anchors_at::{AnchorsAt, AnchorsAtError};
 pub use self::carbon::{CarbonArgs, CarbonProvider, Kilograms};
 pub use self::file::{ConfigFile, ConfigPath, Setting, settings};
 pub use self::meter_files::MeterFiles;
+use crate::anchors::{AnchorError, Anchors};
 use crate::http::{Connections, Reloader, Tls, TlsError};
 
 /// Flags of `wattle serve`. Each is a key of the configuration file too, with `_` for `-`.
@@ -63,10 +66,11 @@ pub struct ServeArgs {
     /// Seconds between two checkpoints of the ledger: signatures over what was posted since.
     #[arg(long, env = "WATTLE_CHECKPOINT_S", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub checkpoint_s: u64,
-    /// Directory to which each checkpoint is also written, best where whoever may write the database may not: a
-    /// ledger that is rolled back is found out by it.
-    #[arg(long, env = "WATTLE_ANCHORS", value_name = "DIR")]
-    pub anchors: Option<PathBuf>,
+    /// Directory, or bucket as s3://BUCKET/PREFIX, to which each checkpoint is also written, best where whoever may
+    /// write the database may not: a ledger that is rolled back is found out by it. A bucket's keys and endpoint are
+    /// taken from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL.
+    #[arg(long, env = "WATTLE_ANCHORS", value_name = "DIR|URL")]
+    pub anchors: Option<AnchorsAt>,
     /// Seconds that receipt lines stay in the database before they are archived to the blob store, where receipts, proofs
     /// and checks still find them; 90 days by default.
     #[arg(long, env = "WATTLE_RECEIPTS_HOT_S", default_value_t = 7_776_000, value_parser = clap::value_parser!(u64).range(1..=3_155_760_000))]
@@ -298,6 +302,9 @@ pub enum ConfigError {
     /// A certificate that cannot be served.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A bucket for anchors that the environment does not describe.
+    #[error(transparent)]
+    Anchors(#[from] AnchorError),
     /// A power model that falls.
     #[error("--meter-idle-w {idle} and --meter-max-w {max} must both be above 0, the first below the second")]
     PowerModel {
@@ -397,6 +404,7 @@ impl ServeArgs {
         }
         errors.extend(self.carbon.check());
         errors.extend(self.tls().err().map(ConfigError::Tls));
+        errors.extend(self.anchors().err().map(ConfigError::Anchors));
         ConfigErrors::none(errors)
     }
 
@@ -404,6 +412,11 @@ impl ServeArgs {
     pub fn tls(&self) -> Result<Option<(Tls, Reloader)>, TlsError> {
         let files = self.tls_cert.clone().zip(self.tls_key.clone());
         files.map(|(cert, key)| Tls::open(cert, key)).transpose()
+    }
+
+    /// Where checkpoints are anchored, if they are.
+    pub fn anchors(&self) -> Result<Option<Anchors>, AnchorError> {
+        self.anchors.as_ref().map(Anchors::open).transpose()
     }
 
     /// The invocations of one tenant that run at once: not all, so that there is room for another's.

@@ -9,6 +9,7 @@
 )]
 
 mod allocation;
+mod anchors;
 mod api;
 mod archive;
 mod attribution;

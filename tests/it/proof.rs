@@ -344,21 +344,17 @@ async fn keys_rotate_and_a_rolled_back_ledger_is_found_out() -> anyhow::Result<(
     let folder = tempfile::tempdir()?;
     let anchored = folder.path().display().to_string();
     let host = TestHost::start_with(&["--checkpoint-s", "1", "--anchors", &anchored]).await?;
-    let anchors = Anchors::new(folder.path());
-    let until = async |what: &str, mut done: Box<dyn FnMut() -> bool + Send>| {
+    let anchors = Anchors::directory(folder.path());
+    let until_anchored = async |number: u64| {
         for _ in 0..600 {
-            if done() {
+            if anchors.numbers().await?.contains(&number) {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        anyhow::bail!("{what}")
+        anyhow::bail!("checkpoint {number} is not anchored")
     };
-    let anchored_to = |number: u64| {
-        let anchors = anchors.clone();
-        Box::new(move || anchors.numbers().is_ok_and(|numbers| numbers.contains(&number)))
-    };
-    until("no anchor", anchored_to(1)).await?;
+    until_anchored(1).await?;
     let seed = std::fs::read(host.data().join("keys/ledger-signing"))?;
     let rotated = host
         .admin
@@ -384,10 +380,10 @@ async fn keys_rotate_and_a_rolled_back_ledger_is_found_out() -> anyhow::Result<(
         .expect(200)?;
     assert_eq!(audit["items"][0]["object"], json!(listed[1]));
     let count = host.admin.pages("/api/v1/ledger/checkpoints", 99).await?.0.len();
-    until("no anchor", anchored_to(count as u64 + 2)).await?;
-    let newest = *anchors.numbers()?.last().context("an anchor")?;
-    assert_eq!(anchors.read(1)?.checkpoint.signer, listed[0]);
-    assert_eq!(anchors.read(newest)?.checkpoint.signer, listed[1]);
+    until_anchored(count as u64 + 2).await?;
+    let newest = anchors.newest(0).await?.context("an anchor")?;
+    assert_eq!(anchors.read(1).await?.checkpoint.signer, listed[0]);
+    assert_eq!(anchors.read(newest).await?.checkpoint.signer, listed[1]);
 
     let (code, said) = verified(&host, folder.path(), &listed).await?;
     assert_eq!((code, &said["verified"]), (0, &json!(true)), "{said}");
@@ -412,7 +408,7 @@ async fn keys_rotate_and_a_rolled_back_ledger_is_found_out() -> anyhow::Result<(
     let last = all.last().context("a checkpoint")?["signed"]["checkpoint"]["number"]
         .as_u64()
         .context("its number")?;
-    until("the last one is not anchored", anchored_to(last)).await?;
+    until_anchored(last).await?;
     let mut owner = PgConnection::connect(&host.owner_url).await?;
     owner.execute("set session_replication_role = replica").await?;
     for table in ["checkpoint_head", "checkpoint"] {

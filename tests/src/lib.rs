@@ -8,6 +8,7 @@ pub mod disk;
 pub mod guests;
 pub mod host;
 pub mod process;
+pub mod s3;
 pub mod sim;
 pub mod times;
 

@@ -29,6 +29,7 @@ pub struct HostProcess {
     running: Option<Running>,
     log_unread: bool,
     flags: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     windows: &'static [&'static str],
 }
 
@@ -66,6 +67,7 @@ impl HostProcess {
             running: None,
             log_unread: false,
             flags: Vec::new(),
+            environment: Vec::new(),
             windows: &["--slice-ms", "100", "--window-slices", "4"],
         })
     }
@@ -75,6 +77,7 @@ impl HostProcess {
         let mut heir = Self::new()?;
         heir.meter_root.clone_from(&self.meter_root);
         heir.flags.clone_from(&self.flags);
+        heir.environment.clone_from(&self.environment);
         heir.windows = self.windows;
         Ok(heir)
     }
@@ -87,6 +90,11 @@ impl HostProcess {
     /// From the next start on, the host has more flags.
     pub fn add_flags(&mut self, flags: &[&str]) {
         self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+    }
+
+    /// From the next start on, the host has these variables too.
+    pub fn add_environment(&mut self, variables: Vec<(&'static str, String)>) {
+        self.environment.extend(variables);
     }
 
     /// From the next start on, slices and windows are as long as in production: tests have short ones.
@@ -115,6 +123,7 @@ impl HostProcess {
             .env_remove("DATABASE_URL")
             .env_remove("DATABASE_OWNER_URL")
             .env_remove("WATTLE_FAULT")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(match self.log_unread {

@@ -1,7 +1,6 @@
 //! `wattle ledger verify`: the whole ledger recomputed, its checkpoints against keys and anchors that one brings along.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,6 +8,8 @@ use clap::Args;
 use domain::PublicKey;
 use domain::checkpoint::SignedCheckpoint;
 use domain::signature::{Signature, Signer, Succession};
+use futures::StreamExt as _;
+use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -19,6 +20,7 @@ use super::output::{self, grouped, say};
 use super::proof::public_keys;
 use super::{ledger, spec};
 use crate::anchors::Anchors;
+use crate::config::AnchorsAt;
 
 /// Recomputes everything, from receipt lines up to checkpoints; exits with 1 and names the first row that does not fit.
 #[derive(Args, Debug)]
@@ -29,9 +31,10 @@ pub struct VerifyArgs {
     /// Only windows that ended before.
     #[arg(long, value_name = "RFC3339", value_parser = spec::instant)]
     to: Option<OffsetDateTime>,
-    /// Directory of anchors, or a copy of it: each must be in the ledger as it is.
-    #[arg(long, value_name = "DIR")]
-    anchors: Option<PathBuf>,
+    /// Directory of anchors, or a copy of it, or their bucket as s3://BUCKET/PREFIX: each must be in the ledger as it
+    /// is.
+    #[arg(long, value_name = "DIR|URL")]
+    anchors: Option<AnchorsAt>,
     /// Who may have signed, as in `wattle receipt verify --key`; without it the keys that the ledger itself lists.
     #[arg(long, value_name = "PUB")]
     signed_by: Option<String>,
@@ -126,9 +129,10 @@ async fn look(args: &VerifyArgs, client: &Client, report: &mut Report) -> anyhow
         return Ok(fault);
     }
     // Asked first: what is anchored by now is in the ledger when it is asked next.
-    let anchors = args.anchors.as_deref().map(Anchors::new);
+    let anchors = args.anchors.as_ref().map(Anchors::open);
+    let anchors = anchors.transpose().context("--anchors")?;
     let numbers = match &anchors {
-        Some(anchors) => anchors.numbers().context("--anchors")?,
+        Some(anchors) => anchors.numbers().await.context("--anchors")?,
         None => BTreeSet::new(),
     };
     let listed = checkpoints(client).await?;
@@ -138,7 +142,7 @@ async fn look(args: &VerifyArgs, client: &Client, report: &mut Report) -> anyhow
         return Ok(Some(fault));
     }
     if let Some(anchors) = &anchors
-        && let Some(fault) = anchored(anchors, &numbers, &listed, &mut report.anchors)
+        && let Some(fault) = anchored(anchors, &numbers, &listed, &mut report.anchors).await
     {
         return Ok(Some(fault));
     }
@@ -240,16 +244,20 @@ fn chain(listed: &[Listed], signers: &[Signer]) -> Option<Fault> {
     None
 }
 
+/// Anchors that are read at once: a bucket takes its time for each.
+const AT_ONCE: usize = 16;
+
 /// Every anchor is in the ledger as it is.
-fn anchored(
+async fn anchored(
     anchors: &Anchors,
     numbers: &BTreeSet<u64>,
     listed: &[Listed],
     checked: &mut u64,
 ) -> Option<Fault> {
-    for &number in numbers {
-        let path = anchors.path(number);
-        let what = match anchors.read(number) {
+    let reads = stream::iter(numbers).map(|&number| async move { (number, anchors.read(number).await) });
+    let mut reads = std::pin::pin!(reads.buffered(AT_ONCE));
+    while let Some((number, read)) = reads.next().await {
+        let what = match read {
             Err(error) => Some(error.to_string()),
             Ok(anchored) => {
                 let mut found = listed.iter().map(|listed| &listed.signed);
@@ -257,11 +265,11 @@ fn anchored(
                     Some(signed) if *signed == anchored => None,
                     Some(_) => Some(format!(
                         "it is another one than {} holds: the ledger was rewritten or rolled back",
-                        path.display()
+                        anchors.name(number)
                     )),
                     None => Some(format!(
                         "it is missing, and {} holds it: the ledger was rolled back",
-                        path.display()
+                        anchors.name(number)
                     )),
                 }
             }
@@ -355,21 +363,21 @@ mod tests {
         assert_eq!(row(chain(&listed, &both)).unwrap(), "checkpoint 2");
     }
 
-    #[test]
-    fn what_is_anchored_must_be_there() {
+    #[tokio::test]
+    async fn what_is_anchored_must_be_there() {
         let folder = tempfile::tempdir().unwrap();
-        let anchors = Anchors::new(folder.path());
+        let anchors = Anchors::directory(folder.path());
         for listed in three(1) {
-            anchors.write(&listed.signed).unwrap();
+            anchors.write(&listed.signed).await.unwrap();
         }
-        let found = |listed: &[Listed]| {
+        let found = async |listed: &[Listed]| {
             let mut checked = 0;
-            let numbers = anchors.numbers().unwrap();
-            let fault = anchored(&anchors, &numbers, listed, &mut checked);
+            let numbers = anchors.numbers().await.unwrap();
+            let fault = anchored(&anchors, &numbers, listed, &mut checked).await;
             (row(fault), checked)
         };
-        assert_eq!(found(&three(1)), (None, 3));
-        assert_eq!(found(&three(1)[..2]), (Some("checkpoint 3".to_owned()), 2));
-        assert_eq!(found(&three(2)), (Some("checkpoint 1".to_owned()), 0));
+        assert_eq!(found(&three(1)).await, (None, 3));
+        assert_eq!(found(&three(1)[..2]).await, (Some("checkpoint 3".to_owned()), 2));
+        assert_eq!(found(&three(2)).await, (Some("checkpoint 1".to_owned()), 0));
     }
 }

@@ -4,7 +4,6 @@
 //! is anchored must be in the ledger: where it is not, somebody rolled the ledger back, and nothing is signed over that
 //! until an operator has looked.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +22,14 @@ const LOOK: Duration = Duration::from_secs(60);
 pub enum CheckpointError {
     /// The ledger lacks a checkpoint that was made.
     #[error(
-        "the ledger was rolled back or rewritten: it has no checkpoint {number} as {} says. Nothing is signed until \
-         the ledger that has it is put back, or --anchors names another directory", path.display()
+        "the ledger was rolled back or rewritten: it has no checkpoint {number} as {anchor} says. Nothing is signed \
+         until the ledger that has it is put back, or --anchors names another place"
     )]
     RolledBack {
         /// The checkpoint.
         number: u64,
-        /// Its anchor.
-        path: PathBuf,
+        /// Where its anchor is.
+        anchor: String,
     },
     /// The anchors cannot be read or written.
     #[error(transparent)]
@@ -38,9 +37,6 @@ pub enum CheckpointError {
     /// Postgres failed.
     #[error(transparent)]
     Db(#[from] db::DbError),
-    /// A task of the host panicked or was cut off.
-    #[error("the host failed")]
-    Internal,
 }
 
 /// Looks every minute, until the task is aborted.
@@ -63,11 +59,13 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// Makes the checkpoints that are due, and anchors what is not anchored.
+/// Makes the checkpoints that are due, and anchors what is not anchored. While the anchors cannot be read, none is
+/// made: nobody knows then whether this is the ledger that they are of. The next one covers what was posted meanwhile.
 pub async fn pass(app: &App) -> Result<(), CheckpointError> {
-    if let Some(folder) = &app.config.anchors {
-        confirm(app, &Anchors::new(folder)).await?;
-    }
+    let newest = match &app.anchors {
+        Some(anchors) => confirm(app, anchors).await?,
+        None => 0,
+    };
     let mut goes_on = false;
     while let Some(record) = make(app, goes_on).await? {
         let checkpoint = &record.signed.checkpoint;
@@ -82,8 +80,8 @@ pub async fn pass(app: &App) -> Result<(), CheckpointError> {
             break;
         }
     }
-    match &app.config.anchors {
-        Some(folder) => anchor(app, &Anchors::new(folder)).await,
+    match &app.anchors {
+        Some(anchors) => anchor(app, anchors, newest).await,
         None => Ok(()),
     }
 }
@@ -124,36 +122,34 @@ pub fn due_in_s(now: OffsetDateTime, period_s: u64) -> u64 {
     u64::try_from(period - past).unwrap_or(period_s)
 }
 
-/// Checks that the newest anchor is in the ledger.
-async fn confirm(app: &App, anchors: &Anchors) -> Result<(), CheckpointError> {
-    let anchors = anchors.clone();
-    let newest = blocking(move || {
-        let newest = anchors.numbers()?.last().copied();
-        newest
-            .map(|number| Ok((anchors.path(number), anchors.read(number)?)))
-            .transpose()
-    });
-    let Some((path, anchored)) = newest.await? else {
-        return Ok(());
+/// Checks that the newest anchor is in the ledger, and gives its number; 0 if there is none.
+async fn confirm(app: &App, anchors: &Anchors) -> Result<u64, CheckpointError> {
+    let last = app.db.writer_tx().await?.checkpoint_last().await?;
+    let last = last.map_or(0, |last| last.signed.checkpoint.number);
+    let Some(number) = anchors.newest(last).await? else {
+        return Ok(0);
     };
-    let number = anchored.checkpoint.number;
+    let anchored = anchors.read(number).await?;
     match listed_after(app, number.saturating_sub(1), 1).await?.first() {
-        Some(signed) if *signed == anchored => Ok(()),
-        _ => Err(CheckpointError::RolledBack { number, path }),
+        Some(signed) if *signed == anchored => Ok(number),
+        _ => Err(CheckpointError::RolledBack {
+            number,
+            anchor: anchors.name(number),
+        }),
     }
 }
 
-/// Anchors every checkpoint after the newest anchor.
-async fn anchor(app: &App, anchors: &Anchors) -> Result<(), CheckpointError> {
+/// Anchors every checkpoint after `newest`, one after the other: the newest anchor stands for those before it.
+async fn anchor(app: &App, anchors: &Anchors, mut newest: u64) -> Result<(), CheckpointError> {
     loop {
-        let folder = anchors.clone();
-        let newest = blocking(move || Ok(folder.numbers()?.last().copied())).await?;
-        let missing = listed_after(app, newest.unwrap_or(0), 100).await?;
+        let missing = listed_after(app, newest, 100).await?;
         if missing.is_empty() {
             return Ok(());
         }
-        let folder = anchors.clone();
-        blocking(move || missing.iter().try_for_each(|signed| folder.write(signed))).await?;
+        for signed in &missing {
+            anchors.write(signed).await?;
+            newest = signed.checkpoint.number;
+        }
     }
 }
 
@@ -164,15 +160,6 @@ async fn listed_after(app: &App, number: u64, limit: u32) -> Result<Vec<SignedCh
     };
     let page = app.db.billing_tx().await?.checkpoints_list(&cut).await?;
     Ok(page.items.into_iter().map(|row| row.signed).collect())
-}
-
-/// The directory may be far away, and slow.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, AnchorError> + Send + 'static,
-) -> Result<T, CheckpointError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| CheckpointError::Internal)?
-        .map_err(CheckpointError::from)
 }
 
 #[cfg(test)]
