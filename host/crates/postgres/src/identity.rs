@@ -69,12 +69,14 @@ impl User {
         }
     }
 
-    /// A command run as this user, from `/`, with nothing of our environment that Postgres heeds.
+    /// A command run as this user, from `/`, with nothing of our environment that Postgres heeds, nor the keys to a
+    /// bucket: whoever owns the database must not find there how to change what is anchored outside it.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("PG") || name_text.starts_with("LC_") || name_text == "LANG" {
+            let text = name.to_string_lossy();
+            let stays_out = |prefix: &&str| text.starts_with(*prefix);
+            if text == "LANG" || ["AWS_", "LC_", "PG"].iter().any(stays_out) {
                 command.env_remove(name);
             }
         }
