@@ -1,7 +1,7 @@
 //! Anchors in a bucket: put there once, listed by pages, missed when the ledger lacks one; and a bucket that refuses.
 
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -200,13 +200,11 @@ async fn a_bucket_that_refuses_is_told_without_secrets_and_asked_again() -> anyh
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "Connection refused"),
         ("AWS_ENDPOINT_URL", silent_url.as_str(), "timed out"),
     ] {
-        let asked = Instant::now();
         let output = verify(&admin, &with(name, value)).await?;
         let said = String::from_utf8(output.stderr)?;
         ensure!(!output.status.success(), "{said}");
         ensure!(said.contains(AT) && said.contains(expected), "{said}");
         ensure!(!said.contains("hush/"), "{said}");
-        ensure!(asked.elapsed() < Duration::from_secs(45), "{:?}", asked.elapsed());
     }
     host.terminate().await
 }
