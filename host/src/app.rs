@@ -219,9 +219,6 @@ impl App {
             journal,
             node,
         });
-        if app.config.unmetered {
-            tracing::error!("nothing but fuel is metered and nothing is billed: this is for a bench alone");
-        }
         let seal = Seal::new(guarded, ground.probe, activity, start.sealer);
         let moves = Moves {
             allocations,

@@ -135,6 +135,9 @@ async fn run(
     let admin_listener = bind(config.admin_listen).await?;
     let (app, tasks) = App::start(config, ground).await?;
     app.metrics.count_dropped_lines(dropped_lines);
+    if app.config.unmetered {
+        tracing::error!("nothing but fuel is metered and nothing is billed: this is for a bench alone");
+    }
     for energy::Candidate {
         source,
         subject,
