@@ -5,6 +5,7 @@ use domain::posting::{Posting, PostingKind};
 use domain::{Digest, InvocationId, Outcome};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration;
+use uuid::Uuid;
 
 use crate::support::*;
 
@@ -256,6 +257,45 @@ async fn rules_of_the_tables_hold(_: PgPoolOptions, options: PgConnectOptions) {
             "{expected}: {error}"
         );
     }
+    fixture.finish().await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn nothing_is_under_a_posting_that_is_not_there(_: PgPoolOptions, options: PgConnectOptions) {
+    let fixture = Fixture::new(options).await;
+    let posting = window(0, Digest::ZERO, fixture.now().await);
+    fixture.post(&posting).await;
+    let mut login = fixture.login().await;
+    let (key, id) = (key(&posting), InvocationId(Uuid::from_u128(0xbad)).0);
+    let mut insert = async |seq: u64, at: &str| {
+        let place = format!("{at}, '{}', '{}', {seq}", key.node.0, key.epoch.0);
+        let line = format!(
+            "insert into receipt_line (at, node, epoch, seq, tenant, invocation, ordinal, kind, started_at,
+                 fuel_schedule, fuel, cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes, work)
+             values ({place}, '{id}', '{id}', 0, 'infer', now(), 1, 0, 0, 0, 0, 0, 0, '[]')"
+        );
+        let transfer = format!(
+            "insert into transfer (at, node, epoch, seq, ordinal, credit, debit, unit, kind, amount)
+             values ({place}, 99, (select min(id) from account), (select max(id) from account),
+                 (select min(id) from unit), 'dynamic', 1)"
+        );
+        [
+            attempt(&mut login, "wattle_writer", None, &line).await,
+            attempt(&mut login, "wattle_writer", None, &transfer).await,
+        ]
+    };
+    let there = format!(
+        "timestamptz 'epoch' + {} * interval '1 microsecond'",
+        posting.to.unix_timestamp_nanos() / 1_000
+    );
+    let refused = Err("23503".to_owned());
+    assert_eq!(insert(1, &there).await, [refused.clone(), refused.clone()]);
+    // Another time is another posting.
+    assert_eq!(
+        insert(0, "now() + interval '1 s'").await,
+        [refused.clone(), refused]
+    );
+    assert!(insert(0, &there).await.iter().all(Result::is_ok));
     fixture.finish().await;
 }
 
