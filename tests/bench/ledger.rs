@@ -13,10 +13,12 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use db::{Cut, Db, Span, UsageFilter, UsageGroups};
+use domain::checkpoint::{MOST_POSTINGS, Record};
 use domain::energy::{Activity, Provenance, Reading, Root};
 use domain::posting::{Call, CallKind, Claim, Posting, Slice};
+use domain::signature::Signer;
 use domain::window::{OpenReceipts, Sealer};
-use domain::{Digest, Epoch, InvocationId, Name, NodeId, Outcome, TenantId, Usage, Work};
+use domain::{Digest, Epoch, InvocationId, Name, NodeId, Outcome, SigningKey, TenantId, Usage, Work, merkle};
 use postgres::Cluster;
 use sqlx::{Connection as _, PgConnection};
 use tests::cluster::PrivateCluster;
@@ -97,6 +99,7 @@ async fn main() -> anyhow::Result<()> {
     );
 
     reads(&db, &last, maker.at).await?;
+    proofs(&db, &last, maker.at).await?;
     let tps = pgbench(server)?;
     db.close().await;
     println!(
@@ -331,6 +334,58 @@ async fn reads(db: &Db, last: &Posting, now: OffsetDateTime) -> anyhow::Result<(
     }
     println!("  a month's daily usage of a tenant: {}", percentiles(months));
     println!("  a receipt: {}", percentiles(receipts));
+    Ok(())
+}
+
+/// What a receipt's proof takes: its line, the lines of its window as leaves, and the postings under its checkpoint, which
+/// has all that were posted here.
+async fn proofs(db: &Db, last: &Posting, now: OffsetDateTime) -> anyhow::Result<()> {
+    let key = SigningKey::from_seed(&[7; 32]).context("a key")?;
+    let mut tx = db.admin_tx().await?;
+    tx.signer_insert(
+        last.node,
+        &Signer {
+            key: key.public(),
+            since: now,
+            succession: None,
+        },
+    )
+    .await?;
+    tx.commit().await?;
+    let mut tx = db.writer_tx().await?;
+    let postings = tx.postings_uncovered(None, MOST_POSTINGS).await?;
+    tx.checkpoint_insert(&Record::make(None, &postings, now, &key))
+        .await?;
+    tx.commit().await?;
+
+    let mut times = Vec::new();
+    for line in last.lines.iter().take(READS) {
+        let began = Instant::now();
+        let (tenant, invocation) = (line.call.tenant, line.call.invocation);
+        let rows = db.tenant_tx(tenant).await?.receipt_get(invocation).await?;
+        let row = rows.first().context("a line")?;
+        let mut tx = db.billing_tx().await?;
+        let (posting, number) = tx.posting_checked(row.posting).await?.context("a posting")?;
+        let record = tx.checkpoint_get(number.context("no checkpoint")?).await?;
+        let record = record.context("a checkpoint")?;
+        let leaves = tx.posting_leaves(&posting).await?;
+        let at = leaves.iter().position(|(call, _)| *call == invocation);
+        let leaves: Vec<_> = leaves.into_iter().map(|(_, leaf)| leaf).collect();
+        let to_posting = at.and_then(|at| merkle::steps(&leaves, at));
+        let at = record.leaves.iter().position(|leaf| *leaf == posting.leaf());
+        let to_checkpoint = at.and_then(|at| merkle::steps(&record.leaves, at));
+        ensure!(
+            to_posting.is_some() && to_checkpoint.is_some(),
+            "a line has no proof"
+        );
+        times.push(began.elapsed());
+    }
+    println!(
+        "  a receipt's proof, of {} lines in its window and {} postings under its checkpoint: {}",
+        last.lines.len(),
+        postings.len(),
+        percentiles(times)
+    );
     Ok(())
 }
 
