@@ -133,8 +133,8 @@ fn grouping(word: &str) -> Error {
 
 /// Sum up the work of models
 ///
-/// Runs, rows, tokens and CPU time of graphs, of all windows that the ledger has: a window counts in the hour, in UTC, in which
-/// it ends. Admins, billing and auditors see everyone's; a tenant, with a key that manages or reads, its own.
+/// Runs, rows, tokens and CPU time of graphs, of all windows that the ledger has: a window counts in the hour, in UTC,
+/// in which it ends. Admins, billing and auditors see everyone's; a tenant, with a key that manages or reads, its own.
 #[utoipa::path(
     get, path = "/api/v1/usage/graphs", tag = "usage",
     params(Asked),

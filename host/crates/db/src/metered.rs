@@ -204,8 +204,8 @@ impl BillingTx {
         rows.into_iter().map(Metered::try_from).collect()
     }
 
-    /// Calls, memory and tokens, by receipt lines and the sums of those that are archived: a call counts where its last line
-    /// does.
+    /// Calls, memory and tokens, by receipt lines and the sums of those that are archived: a call counts where its last
+    /// line does.
     async fn called(&mut self, cut: &PeriodCut, changes: &[OffsetDateTime]) -> Result<Vec<Metered>, DbError> {
         let rows = sqlx::query!(
             r#"select tenant as "tenant!", deployment, of_month as "of_month!", span as "span!",
