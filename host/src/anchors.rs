@@ -350,6 +350,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_larger_than_any_checkpoint_is_not_read() {
+        let store = Arc::default();
+        let anchors = bucket(&store);
+        let mut content = serde_json::to_vec(&checkpoint(1)).unwrap();
+        for (bytes, is_read) in [(MOST_BYTES, true), (MOST_BYTES + 1, false)] {
+            content.resize(usize::try_from(bytes).unwrap(), b' ');
+            store.put(&anchors.key(1), content.clone().into()).await.unwrap();
+            let read = anchors.read(1).await;
+            assert_eq!(read.is_ok(), is_read, "{read:?}");
+            assert!(is_read || matches!(read, Err(AnchorError::Malformed { .. })));
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_no_anchor_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let anchors = Anchors::directory(folder.path());
