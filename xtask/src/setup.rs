@@ -1,5 +1,6 @@
 //! Steps, their stamps, and the commands that they run.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -186,5 +187,14 @@ fn line(command: &Command) -> String {
 pub fn cargo(arguments: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(arguments.split_whitespace());
+    // What cargo says of this package would reach the build scripts of others: ring's runs again whenever it is there
+    // and was not before, and everything that uses it is compiled again.
+    let ours = |name: &OsString| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for name in std::env::vars_os().map(|(name, _)| name).filter(ours) {
+        command.env_remove(name);
+    }
     command
 }
