@@ -7,7 +7,7 @@ use domain::billing::Month;
 use domain::billing::money::{Rate, Value as Money};
 use domain::posting::{Call, CallKind, Finished};
 use domain::window::{Crash, OpenReceipts, Sealer};
-use domain::{Digest, InvocationId, NodeId, Outcome, Usage};
+use domain::{Digest, InvocationId, NodeId, Outcome, Usage, Work};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::client::{Answer, problem};
@@ -274,7 +274,7 @@ async fn a_month_is_closed_for_good_and_what_comes_later_is_the_next_ones() -> a
     closing(&host.admin, next).await?.expect(201)?;
     let (second, _) = bytes(&tenant.read, next, "").await?;
     let second: Value = serde_json::from_str(&second)?;
-    for (item, quantity) in [("fuel", "123"), ("call", "1")] {
+    for (item, quantity) in [("fuel", "123"), ("call", "1"), ("token", "40")] {
         let came = lines(&second, item, &json!("late"));
         let came: Vec<_> = came
             .iter()
@@ -334,8 +334,20 @@ async fn late(host: &TestHost, node: NodeId, tenant: &Tenant, month: Month) -> a
         release: Some(1),
         started_at: at,
     };
+    let work = Work {
+        graph: Digest::of(b"graph"),
+        backend: "rten 0.27.0".into(),
+        device: "cpu".into(),
+        precision: "exact".into(),
+        runs: 1,
+        rows: 1,
+        cpu_ns: 5,
+        busy_ns: 0,
+        tokens: 40,
+    };
     let usage = Usage {
         fuel: 123,
+        work: vec![work],
         ..Usage::default()
     };
     let finished = vec![Finished {

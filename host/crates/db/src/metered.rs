@@ -205,7 +205,7 @@ impl BillingTx {
     }
 
     /// Calls, memory and tokens, by receipt lines and the sums of those that are archived: a call counts where its last
-    /// line does.
+    /// line does. What there is none of is left out.
     async fn called(&mut self, cut: &PeriodCut, changes: &[OffsetDateTime]) -> Result<Vec<Metered>, DbError> {
         let rows = sqlx::query!(
             r#"select tenant as "tenant!", deployment, of_month as "of_month!", span as "span!",
@@ -258,6 +258,7 @@ impl BillingTx {
                 metered.push(place.metered(item, quantity)?);
             }
         }
+        metered.retain(|used| used.quantity != 0);
         Ok(metered)
     }
 
