@@ -33,6 +33,7 @@ const DEPLOYMENTS: u64 = 3;
 const SLICES: u64 = 10;
 /// Calls of a window while the ledger is filled: 10 s at 500 calls a second.
 const WINDOW_CALLS: u64 = 5_000;
+const WINDOW_S: u64 = 10;
 /// Sealed windows that wait for the poster.
 const AHEAD: usize = 2;
 /// The steady rate, in calls a second, and how many windows of 1 s are sent at it.
@@ -62,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
     let db = Db::open(&owner, &run, &db::Options::default()).await?;
     let node = furnish(&db).await?;
     let mut maker = Maker::new(node)?;
-    let mut last = maker.window(1, 10);
+    let mut last = maker.window(1, 10, 0);
     post(&db, &last).await?;
 
     println!("{TENANTS} tenants, {WINDOW_CALLS} calls in a window, {seconds} s:");
@@ -88,7 +89,7 @@ async fn main() -> anyhow::Result<()> {
     for _ in 0..STEADY_WINDOWS {
         let second = Instant::now() + Duration::from_secs(1);
         let began = Instant::now();
-        last = maker.window(STEADY, 1);
+        last = maker.window(STEADY, 1, 0);
         post(&db, &last).await?;
         lags.push(began.elapsed());
         tokio::time::sleep_until(second).await;
@@ -136,10 +137,11 @@ async fn fill(db: &Db, mut maker: Maker, time: Duration) -> anyhow::Result<Fille
     let (sealed, mut waiting) = mpsc::channel::<Posting>(AHEAD);
     let began = Instant::now();
     let sealing = tokio::task::spawn_blocking(move || {
-        // Each window stands for its share of the days, if some five are posted a second.
-        let share = DAYS * 86_400 / (time.as_secs().max(1) * 5);
+        // Spread over the days, if some five are posted a second.
+        let apart = DAYS * 86_400 / (time.as_secs().max(1) * 5);
         while began.elapsed() < time {
-            if sealed.blocking_send(maker.window(WINDOW_CALLS, share)).is_err() {
+            let window = maker.window(WINDOW_CALLS, WINDOW_S, apart.saturating_sub(WINDOW_S));
+            if sealed.blocking_send(window).is_err() {
                 break;
             }
         }
@@ -219,19 +221,21 @@ impl Maker {
         })
     }
 
-    /// Seals a window of `calls` that lasted `seconds`.
-    fn window(&mut self, calls: u64, seconds: u64) -> Posting {
-        let slices: Vec<_> = (0..SLICES)
-            .map(|slice| {
-                let from = calls * slice / SLICES;
-                self.slice(calls * (slice + 1) / SLICES - from, seconds)
-            })
-            .collect();
+    /// Seals a window of so many seconds without a call and then `calls` within `seconds`.
+    fn window(&mut self, calls: u64, seconds: u64, quiet_seconds: u64) -> Posting {
+        let mut slices = Vec::new();
+        if quiet_seconds > 0 {
+            slices.push(self.slice(0, Duration::from_secs(quiet_seconds)));
+        }
+        let span = Duration::from_secs(seconds) / u32::try_from(SLICES).unwrap_or(1);
+        for slice in 0..SLICES {
+            let from = calls * slice / SLICES;
+            slices.push(self.slice(calls * (slice + 1) / SLICES - from, span));
+        }
         self.sealer.seal(&slices)
     }
 
-    fn slice(&mut self, calls: u64, seconds: u64) -> Slice {
-        let span = Duration::from_secs(seconds) / u32::try_from(SLICES).unwrap_or(1);
+    fn slice(&mut self, calls: u64, span: Duration) -> Slice {
         let span_ns = u64::try_from(span.as_nanos()).unwrap_or_default();
         let claims = (0..calls).map(|_| self.claim()).collect();
         self.at += span;
