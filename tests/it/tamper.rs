@@ -268,14 +268,14 @@ async fn a_changed_value_is_named() -> anyhow::Result<()> {
             "has the hash",
         ),
         (
-            "receipt_line set cpu_ns = 7",
-            "receipt_line set cpu_ns = 0",
+            "receipt_block set cpu_ns[1] = 7",
+            "receipt_block set cpu_ns[1] = 0",
             "seq = 1",
             "Merkle root",
         ),
         (
-            "receipt_line set outcome = 'trapped'",
-            "receipt_line set outcome = 'ok'",
+            "receipt_block set outcome[1] = 'trapped'",
+            "receipt_block set outcome[1] = 'ok'",
             "seq = 1",
             "Merkle root",
         ),
@@ -287,8 +287,8 @@ async fn a_changed_value_is_named() -> anyhow::Result<()> {
         ),
         // No host writes such a word.
         (
-            "receipt_line set outcome = 'bogus'",
-            "receipt_line set outcome = 'ok'",
+            "receipt_block set outcome[1] = 'bogus'",
+            "receipt_block set outcome[1] = 'ok'",
             "seq = 1",
             "bogus",
         ),
@@ -366,9 +366,9 @@ async fn a_deleted_or_moved_row_is_named() -> anyhow::Result<()> {
     ledger
         .tamper(
             "create table kept_posting as select * from posting; create table kept_transfer as select * from transfer;
-             create table kept_line as select at, node, epoch, seq, tenant, invocation, ordinal, kind, deployment,
-                 release, started_at, outcome, fuel_schedule, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
-                 peak_memory_bytes, energy_uj, work from receipt_line",
+             create table kept_block as select at, node, epoch, seq, block, tenant, fuel_schedule, invocation, ordinal,
+                 kind, deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
+                 peak_memory_bytes, energy_uj, work from receipt_block",
         )
         .await?;
     let posting = |seq: u64| {
@@ -404,11 +404,11 @@ async fn a_deleted_or_moved_row_is_named() -> anyhow::Result<()> {
         .await?;
     ledger
         .found(
-            "delete from receipt_line where seq = 2 and energy_uj = 20",
-            "insert into receipt_line (at, node, epoch, seq, tenant, invocation, ordinal, kind, deployment, release,
-                 started_at, outcome, fuel_schedule, fuel, cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes,
-                 energy_uj, work)
-             select * from kept_line where seq = 2 and energy_uj = 20",
+            "delete from receipt_block where seq = 2 and 20 = any(energy_uj)",
+            "insert into receipt_block (at, node, epoch, seq, block, tenant, fuel_schedule, invocation, ordinal, kind,
+                 deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
+                 peak_memory_bytes, energy_uj, work)
+             select * from kept_block where seq = 2 and 20 = any(energy_uj)",
             &row(2),
             "lines say",
         )
@@ -468,7 +468,7 @@ async fn rewrite(ledger: &mut Ledger) -> anyhow::Result<()> {
     ledger
         .tamper(
             "update transfer set amount = case ordinal when 0 then 45 else 35 end where seq = 2 and ordinal in (0, 1);
-             update receipt_line set energy_uj = 35 where seq = 2 and energy_uj = 30",
+             update receipt_block set energy_uj[1] = 35 where seq = 2 and energy_uj[1] = 30",
         )
         .await
 }

@@ -143,10 +143,10 @@ impl BillingTx {
             r#"select p.id, p.node, p.epoch, p.seq, p.ended_at, l.lines as "lines!"
                from posting p
                cross join lateral (
-                   select count(*) as lines
-                   from receipt_line l
-                   where l.at = p.ended_at and l.node = p.node and l.epoch = p.epoch and l.seq = p.seq
-                       and l.tableoid = to_regclass($3)
+                   select sum(b.lines) as lines
+                   from receipt_block b
+                   where b.at = p.ended_at and b.node = p.node and b.epoch = p.epoch and b.seq = p.seq
+                       and b.tableoid = to_regclass($3)
                ) l
                where p.ended_at >= $1 and p.ended_at <= $2 and l.lines > 0
                    and not exists (select from archive_sum s where s.posting = p.id)

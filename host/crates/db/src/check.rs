@@ -182,18 +182,16 @@ impl BillingTx {
             r#"select node as "node!", epoch as "epoch!", seq as "seq!", tenant, deployment, release,
                    unit as "unit!", sum(receipts)::bigint as "receipts!", sum(transfers)::bigint as "transfers!"
                from (
-                   select node, epoch, seq, tenant, deployment, release, 'uj' as unit, energy_uj as receipts,
+                   select l.node, l.epoch, l.seq, l.tenant, l.deployment, l.release, a.unit, a.amount as receipts,
                        0 as transfers
-                   from receipt_line where energy_uj is not null
+                   from receipt_line l
+                   cross join lateral (values ('uj', l.energy_uj), ('fuel', l.fuel)) as a (unit, amount)
+                   where a.amount is not null
                    union all
-                   select node, epoch, seq, tenant, deployment, release, 'fuel', fuel, 0
-                   from receipt_line
-                   union all
-                   select node, epoch, seq, tenant, deployment, release, 'uj', energy_uj, 0
-                   from archived where energy_uj is not null
-                   union all
-                   select node, epoch, seq, tenant, deployment, release, 'fuel', fuel, 0
-                   from archived
+                   select s.node, s.epoch, s.seq, s.tenant, s.deployment, s.release, a.unit, a.amount, 0
+                   from archived s
+                   cross join lateral (values ('uj', s.energy_uj), ('fuel', s.fuel)) as a (unit, amount)
+                   where a.amount is not null
                    union all
                    select t.node, t.epoch, t.seq, t.tenant, t.deployment, t.release, unit.code, 0, t.amount
                    from transfer t

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::convert::{digest, load, some, store};
+use crate::lines::slot_end;
 use crate::{AdminTx, BillingTx, Cut, DbError, Page, TenantTx, WriterTx};
 
 /// A key that signs, and on which node.
@@ -415,16 +416,18 @@ impl TenantTx {
     pub async fn receipt_checkpoint(&mut self, invocation: InvocationId) -> Result<Option<u64>, DbError> {
         let number = sqlx::query_scalar!(
             r#"select case when count(*) = count(c.number) then max(c.number) end as number
-               from receipt_line l
+               from receipt_block b
                join posting p using (node, epoch, seq)
                left join lateral (
                    select h.number from checkpoint_head h
                    where h.node = p.node and h.posting >= p.id
                    order by h.posting, h.number limit 1
                ) c on true
-               where l.tenant = $1 and l.invocation = $2"#,
+               where b.tenant = $1 and b.last_invocation between $2 and $3 and b.first_invocation <= $2
+                   and $2 = any(b.invocation)"#,
             self.tenant.0,
-            invocation.0
+            invocation.0,
+            slot_end(invocation).0
         )
         .fetch_one(&mut *self.tx)
         .await?;

@@ -115,6 +115,9 @@ impl From<sqlx::Error> for DbError {
                 _ if database.code().is_some_and(|code| is_away(&code)) => Self::Unavailable(error),
                 _ => Self::Statement(error),
             },
+            sqlx::Error::ColumnDecode { index, source } => {
+                Self::inconsistent("column", format_args!("{index}: {source}"))
+            }
             _ => Self::Statement(error),
         }
     }

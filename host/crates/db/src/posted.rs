@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::convert::{digest, load, parse, some, store, word};
-use crate::lines::{LineRow, lines};
+use crate::lines::{BlockRow, LineBlock, blocks, lines_of};
 use crate::{BillingTx, DbError, PostingKey};
 
 /// A posting; none if there is none, and an error if it says what no host writes.
@@ -141,12 +141,21 @@ fn under<Row>(rows: Vec<Row>, of: impl Fn(&Row) -> Columns) -> HashMap<Columns, 
     postings
 }
 
+/// The first of the blocks that reaches over so many lines together.
+fn over(blocks: &[BlockRow], most: u32) -> Option<&BlockRow> {
+    let mut lines = 0;
+    blocks.iter().find(|block| {
+        lines += block.lines.len();
+        lines > most as usize
+    })
+}
+
 /// What is under postings, by their keys.
 struct Rows {
     headers: HashMap<Columns, Vec<Header>>,
     roots: HashMap<Columns, Vec<RootRow>>,
     transfers: HashMap<Columns, Vec<TransferRow>>,
-    lines: HashMap<Columns, Vec<LineRow>>,
+    blocks: HashMap<Columns, Vec<BlockRow>>,
 }
 
 impl Rows {
@@ -158,7 +167,7 @@ impl Rows {
         };
         let roots = self.roots.remove(&of).unwrap_or_default().into_iter();
         let transfers = self.transfers.remove(&of).unwrap_or_default().into_iter();
-        let lines = self.lines.remove(&of).unwrap_or_default().into_iter();
+        let blocks = self.blocks.remove(&of).unwrap_or_default();
         Ok(Some(Posting {
             node: key.node,
             epoch: key.epoch,
@@ -169,7 +178,7 @@ impl Rows {
             fuel_schedule: load("posting.fuel_schedule", row.fuel_schedule)?,
             roots: roots.map(PostingRoot::try_from).collect::<Result<_, _>>()?,
             transfers: transfers.map(Transfer::try_from).collect::<Result<_, _>>()?,
-            lines: lines.map(ReceiptLine::try_from).collect::<Result<_, _>>()?,
+            lines: lines_of(&blocks)?,
             input_digest: digest("posting.input_digest", &row.input_digest)?,
             merkle_root: digest("posting.merkle_root", &row.merkle_root)?,
             prev_hash: digest("posting.prev_hash", &row.prev_hash)?,
@@ -207,9 +216,9 @@ impl BillingTx {
         most_lines: Option<u32>,
     ) -> Result<Vec<Found>, DbError> {
         let asked = Keys::of(keys)?;
-        let lines = self.lines_under(&asked, most_lines).await?;
+        let blocks = self.blocks_under(&asked, most_lines).await?;
         // The posting of a line too many may have more that were not read.
-        let too_many = most_lines.and_then(|most| lines.get(most as usize));
+        let too_many = most_lines.and_then(|most| over(&blocks, most));
         let whole = too_many.and_then(|row| asked.place((row.node, row.epoch, row.seq)));
         let keys = keys.get(..whole.unwrap_or(keys.len())).unwrap_or_default();
         let asked = Keys::of(keys)?;
@@ -217,7 +226,7 @@ impl BillingTx {
             headers: self.headers(&asked).await?,
             roots: self.roots_under(&asked).await?,
             transfers: self.transfers_under(&asked).await?,
-            lines: under(lines, |row| (row.node, row.epoch, row.seq)),
+            blocks: under(blocks, |row| (row.node, row.epoch, row.seq)),
         };
         Ok(keys.iter().map(|key| rows.posting(*key)).collect())
     }
@@ -273,17 +282,24 @@ impl BillingTx {
         Ok(under(rows, |row| (row.node, row.epoch, row.seq)))
     }
 
-    /// The lines of postings, in the order of `keys`, and one more than `most` if there are more.
-    async fn lines_under(&mut self, keys: &Keys, most: Option<u32>) -> Result<Vec<LineRow>, DbError> {
-        let rows = lines!(
-            "join unnest($1::uuid[], $2::uuid[], $3::bigint[]) with ordinality as k (node, epoch, seq, place)
-                   on k.node = p.node and k.epoch = p.epoch and k.seq = p.seq and l.at = p.ended_at
-               order by k.place, l.invocation
-               limit $4",
+    /// The blocks of postings, in the order of `keys`: those that begin within the first `most` lines, and the one behind
+    /// them, if there is one.
+    async fn blocks_under(&mut self, keys: &Keys, most: Option<u32>) -> Result<Vec<BlockRow>, DbError> {
+        let rows = blocks!(
+            "join (
+                   select k.place, b.at, b.node, b.epoch, b.seq, b.block,
+                       sum(b.lines) over (order by k.place, b.block) - b.lines as before
+                   from unnest($1::uuid[], $2::uuid[], $3::bigint[]) with ordinality as k (node, epoch, seq, place)
+                   join posting p on p.node = k.node and p.epoch = k.epoch and p.seq = k.seq
+                   join receipt_block b
+                       on b.at = p.ended_at and b.node = p.node and b.epoch = p.epoch and b.seq = p.seq
+               ) asked using (at, node, epoch, seq, block)
+               where asked.before <= coalesce($4::bigint, asked.before)
+               order by asked.place, b.block",
             &keys.node,
             &keys.epoch,
             &keys.seq,
-            most.map(|most| i64::from(most) + 1)
+            most.map(i64::from)
         );
         Ok(rows.fetch_all(&mut *self.tx).await?)
     }
@@ -294,17 +310,13 @@ impl BillingTx {
         seq: i64,
         at: OffsetDateTime,
     ) -> Result<Vec<ReceiptLine>, DbError> {
-        let rows = lines!(
-            "where l.at = $1 and l.node = $2 and l.epoch = $3 and l.seq = $4 order by l.invocation",
+        let rows = blocks!(
+            "where b.at = $1 and b.node = $2 and b.epoch = $3 and b.seq = $4",
             at,
             key.node.0,
             key.epoch.0,
             seq
         );
-        rows.fetch_all(&mut *self.tx)
-            .await?
-            .into_iter()
-            .map(ReceiptLine::try_from)
-            .collect()
+        lines_of(&rows.fetch_all(&mut *self.tx).await?)
     }
 }

@@ -8,7 +8,7 @@ use domain::{Digest, Epoch, NodeId};
 use uuid::Uuid;
 
 use crate::convert::{load, store};
-use crate::lines::{LineColumns, RootColumns, TransferColumns};
+use crate::lines::{LineBlock, RootColumns, TransferColumns};
 use crate::{DbError, WriterTx};
 
 /// The key of a posting.
@@ -92,6 +92,7 @@ impl WriterTx {
         self.roots_insert(posting, seq).await?;
         self.transfers_insert(posting, seq).await?;
         self.lines_insert(posting, seq).await?;
+        self.usage_add(posting).await?;
         self.graph_usage_add(posting).await?;
         Ok(PostingInsert::Inserted)
     }
@@ -194,63 +195,26 @@ impl WriterTx {
         counted("transfer", done.rows_affected(), posting.transfers.len())
     }
 
-    /// Adds the lines, and what they sum up to to their tenants' usage of the hour.
     async fn lines_insert(&mut self, posting: &Posting, seq: i64) -> Result<(), DbError> {
-        let columns = LineColumns::of(&posting.lines)?;
+        let blocks = LineBlock::of(&posting.lines)?;
         let done = sqlx::query!(
-            r#"with line as (
-                   select * from unnest($6::uuid[], $7::uuid[], $8::integer[], $9::text[], $10::text[],
-                       $11::integer[], $12::timestamptz[], $13::text[], $14::bigint[], $15::bigint[],
-                       $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[])
-                       as t (tenant, invocation, ordinal, kind, deployment, release, started_at, outcome, fuel,
-                           cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes, energy_uj, work)
-               ), rolled_up as (
-                   insert into usage_hour as u
-                   select date_trunc('hour', $1::timestamptz, 'UTC'), $2::uuid, tenant, deployment, kind, outcome,
-                       count(outcome), count(*), count(*) - count(energy_uj), sum(fuel), sum(cpu_ns),
-                       sum(model_ns), sum(bytes_in), sum(bytes_out), sum(energy_uj)
-                   from line
-                   group by tenant, deployment, kind, outcome
-                   on conflict (tenant, hour, node, coalesce(deployment, ''), kind, coalesce(outcome, ''))
-                   do update set calls = u.calls + excluded.calls, lines = u.lines + excluded.lines,
-                       lines_unmetered = u.lines_unmetered + excluded.lines_unmetered,
-                       fuel = u.fuel + excluded.fuel, cpu_ns = u.cpu_ns + excluded.cpu_ns,
-                       model_ns = u.model_ns + excluded.model_ns, bytes_in = u.bytes_in + excluded.bytes_in,
-                       bytes_out = u.bytes_out + excluded.bytes_out,
-                       energy_uj = coalesce(u.energy_uj + excluded.energy_uj, u.energy_uj, excluded.energy_uj)
-               )
-               insert into receipt_line (at, node, epoch, seq, fuel_schedule, tenant, invocation, ordinal, kind,
-                   deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
-                   peak_memory_bytes, energy_uj, work)
-               select $1, $2, $3::uuid, $4::bigint, $5::bigint, tenant, invocation, ordinal, kind, deployment,
-                   release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
-                   peak_memory_bytes, energy_uj, work::jsonb
-               from line"#,
+            "insert into receipt_block (at, node, epoch, seq, block, fuel_schedule, tenant, invocation, ordinal, kind,
+                 deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
+                 peak_memory_bytes, energy_uj, work)
+             select $1::timestamptz, $2::uuid, $3::uuid, $4::bigint, b.ordinality - 1, $5::bigint, b.tenant,
+                 b.invocation, b.ordinal, b.kind, b.deployment, b.release, b.started_at, b.outcome, b.fuel, b.cpu_ns,
+                 b.model_ns, b.bytes_in, b.bytes_out, b.peak_memory_bytes, b.energy_uj, b.work
+             from unnest($6::line_block[]) with ordinality as b",
             posting.to,
             posting.node.0,
             posting.epoch.0,
             seq,
             i64::from(posting.fuel_schedule),
-            &columns.tenant,
-            &columns.invocation,
-            &columns.ordinal,
-            &columns.kind as &[&str],
-            &columns.deployment as &[Option<String>],
-            &columns.release as &[Option<i32>],
-            &columns.started_at,
-            &columns.outcome as &[Option<&str>],
-            &columns.fuel,
-            &columns.cpu_ns,
-            &columns.model_ns,
-            &columns.bytes_in,
-            &columns.bytes_out,
-            &columns.peak_memory_bytes,
-            &columns.energy_uj as &[Option<i64>],
-            &columns.work
+            &blocks as &[LineBlock]
         )
         .execute(&mut *self.tx)
         .await?;
-        counted("receipt_line", done.rows_affected(), posting.lines.len())
+        counted("receipt_block", done.rows_affected(), blocks.len())
     }
 }
 

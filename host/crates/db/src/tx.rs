@@ -63,7 +63,7 @@ pub(crate) async fn begin_scope(pool: &PgPool, tenant: Option<TenantId>) -> Resu
 /// The lock comes before the snapshot, so that no receipt lines are dropped between the two: they are in the database
 /// or in an archive, as the snapshot says.
 const BILLING: &str = "begin isolation level repeatable read, read only; set local role wattle_billing; \
-     lock table only receipt_line in access share mode";
+     lock table only receipt_block in access share mode";
 
 impl Db {
     /// Begins a transaction as `tenant`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::posting::CallKind;
+use domain::posting::{CallKind, Posting, ReceiptLine};
 use domain::{Name, TenantId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::convert::{from_json, load, parse, some, word};
-use crate::{BillingTx, Cut, DbError, Page, TenantTx};
+use crate::{BillingTx, Cut, DbError, Page, TenantTx, WriterTx};
 
 /// A span of time, cut in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,4 +246,103 @@ async fn list(
     .fetch_all(tx)
     .await?;
     Page::of(rows, cut, Row::cursor)
+}
+
+/// Whose, by which deployment, what for and how it ended.
+type Place<'a> = (TenantId, Option<&'a Name>, &'static str, Option<&'static str>);
+
+/// What lines of one place sum up to.
+#[derive(Default)]
+struct Sums {
+    calls: i64,
+    lines: i64,
+    lines_unmetered: i64,
+    fuel: u128,
+    cpu_ns: u128,
+    model_ns: u128,
+    bytes_in: u128,
+    bytes_out: u128,
+    energy_uj: Option<u128>,
+}
+
+impl Sums {
+    fn add(&mut self, line: &ReceiptLine) {
+        self.calls += i64::from(line.outcome.is_some());
+        self.lines += 1;
+        self.lines_unmetered += i64::from(line.energy_uj.is_none());
+        self.fuel += u128::from(line.usage.fuel);
+        self.cpu_ns += u128::from(line.usage.cpu_ns);
+        self.model_ns += u128::from(line.usage.model_ns());
+        self.bytes_in += u128::from(line.usage.bytes_in);
+        self.bytes_out += u128::from(line.usage.bytes_out);
+        if let Some(energy_uj) = line.energy_uj {
+            self.energy_uj = Some(self.energy_uj.unwrap_or_default() + u128::from(energy_uj));
+        }
+    }
+}
+
+fn sums(lines: &[ReceiptLine]) -> BTreeMap<Place<'_>, Sums> {
+    let mut all = BTreeMap::<_, Sums>::new();
+    for line in lines {
+        let outcome = line.outcome.map(|outcome| outcome.as_str());
+        let call = &line.call;
+        let place = (call.tenant, call.deployment.as_ref(), call.kind.as_str(), outcome);
+        all.entry(place).or_default().add(line);
+    }
+    all
+}
+
+impl WriterTx {
+    /// Adds what a posting's lines sum up to to their tenants' usage of the hour.
+    pub(crate) async fn usage_add(&mut self, posting: &Posting) -> Result<(), DbError> {
+        let all = sums(&posting.lines);
+        if all.is_empty() {
+            return Ok(());
+        }
+        let count = |of: fn(&Sums) -> i64| all.values().map(of).collect::<Vec<_>>();
+        // Numeric, as text: no sum is too large.
+        let sum = |of: fn(&Sums) -> u128| all.values().map(|sums| of(sums).to_string()).collect::<Vec<_>>();
+        let energy = all.values().map(|sums| Some(sums.energy_uj?.to_string()));
+        let tenants: Vec<Uuid> = all.keys().map(|(tenant, ..)| tenant.0).collect();
+        let deployments: Vec<_> = all.keys().map(|(_, name, ..)| name.map(Name::as_str)).collect();
+        let kinds: Vec<_> = all.keys().map(|(_, _, kind, _)| *kind).collect();
+        let outcomes: Vec<_> = all.keys().map(|(.., outcome)| *outcome).collect();
+        sqlx::query!(
+            "insert into usage_hour as u
+                 (hour, node, tenant, deployment, kind, outcome, calls, lines, lines_unmetered, fuel, cpu_ns, model_ns,
+                  bytes_in, bytes_out, energy_uj)
+             select date_trunc('hour', $1::timestamptz, 'UTC'), $2::uuid, t.tenant, t.deployment, t.kind, t.outcome,
+                 t.calls, t.lines, t.lines_unmetered, t.fuel::numeric, t.cpu_ns::numeric, t.model_ns::numeric,
+                 t.bytes_in::numeric, t.bytes_out::numeric, t.energy_uj::numeric
+             from unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[],
+                 $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
+                 as t (tenant, deployment, kind, outcome, calls, lines, lines_unmetered, fuel, cpu_ns, model_ns,
+                     bytes_in, bytes_out, energy_uj)
+             on conflict (tenant, hour, node, coalesce(deployment, ''), kind, coalesce(outcome, ''))
+             do update set calls = u.calls + excluded.calls, lines = u.lines + excluded.lines,
+                 lines_unmetered = u.lines_unmetered + excluded.lines_unmetered,
+                 fuel = u.fuel + excluded.fuel, cpu_ns = u.cpu_ns + excluded.cpu_ns,
+                 model_ns = u.model_ns + excluded.model_ns, bytes_in = u.bytes_in + excluded.bytes_in,
+                 bytes_out = u.bytes_out + excluded.bytes_out,
+                 energy_uj = coalesce(u.energy_uj + excluded.energy_uj, u.energy_uj, excluded.energy_uj)",
+            posting.to,
+            posting.node.0,
+            &tenants,
+            &deployments as &[Option<&str>],
+            &kinds as &[&str],
+            &outcomes as &[Option<&str>],
+            &count(|sums| sums.calls),
+            &count(|sums| sums.lines),
+            &count(|sums| sums.lines_unmetered),
+            &sum(|sums| sums.fuel),
+            &sum(|sums| sums.cpu_ns),
+            &sum(|sums| sums.model_ns),
+            &sum(|sums| sums.bytes_in),
+            &sum(|sums| sums.bytes_out),
+            &energy.collect::<Vec<_>>() as &[Option<String>]
+        )
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
 }

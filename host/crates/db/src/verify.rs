@@ -51,7 +51,7 @@ pub struct Stray {
     pub table: String,
     /// The key of the posting that it should be under.
     pub posting: PostingKey,
-    /// Which of the rows there: a root's or a transfer's number, or an invocation.
+    /// Which of the rows there: a root's, a transfer's or a block's number, or an invocation.
     pub row: String,
 }
 
@@ -100,9 +100,9 @@ impl BillingTx {
             .collect())
     }
 
-    /// A row that no posting accounts for: a counter, transfer or line without a posting, a line of a posting whose
-    /// lines had left for an archive, or one whose fuel schedule or model time, which are kept beside it, are not those
-    /// of its posting and its work. None when all is well.
+    /// A row that no posting accounts for: a counter, transfer or block of lines without a posting, a block of a
+    /// posting whose lines had left for an archive, one whose fuel schedule is not its posting's or that its calls are
+    /// not found by, or a line whose model time is not that of its work. None when all is well.
     pub async fn stray_row(&mut self, span: LedgerSpan) -> Result<Option<Stray>, DbError> {
         let row = sqlx::query!(
             r#"select s."table" as "table!", s.node as "node!", s.epoch as "epoch!", s.seq as "seq!",
@@ -126,13 +126,23 @@ impl BillingTx {
                     from receipt_line l
                     where l.at >= coalesce($1, '-infinity'::timestamptz)
                         and l.at < coalesce($2, 'infinity'::timestamptz)
+                        and l.model_ns <> (select coalesce(sum((w.work ->> 'cpu_ns')::numeric), 0)
+                            from jsonb_array_elements(l.work) as w (work))
+                    limit 1)
+                   union all
+                   (select 'receipt_block', b.node, b.epoch, b.seq, b.block::text
+                    from receipt_block b
+                    where b.at >= coalesce($1, '-infinity'::timestamptz)
+                        and b.at < coalesce($2, 'infinity'::timestamptz)
                         and (not exists (select from posting p
-                                where p.node = l.node and p.epoch = l.epoch and p.seq = l.seq
-                                    and p.ended_at = l.at and p.fuel_schedule = l.fuel_schedule
+                                where p.node = b.node and p.epoch = b.epoch and p.seq = b.seq
+                                    and p.ended_at = b.at and p.fuel_schedule = b.fuel_schedule
                                     and not exists (select from archive_sum s join archive_drop d using (archive)
                                         where s.posting = p.id))
-                            or l.model_ns <> (select coalesce(sum((w.work ->> 'cpu_ns')::numeric), 0)
-                                from jsonb_array_elements(l.work) as w (work)))
+                            or (b.first_invocation, b.last_invocation, b.lines) is distinct from
+                                (b.invocation[1], b.invocation[cardinality(b.invocation)], cardinality(b.invocation))
+                            or substr(uuid_send(b.first_invocation), 1, 4)
+                                <> substr(uuid_send(b.last_invocation), 1, 4))
                     limit 1)
                ) s
                limit 1"#,

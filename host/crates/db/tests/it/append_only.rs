@@ -15,7 +15,7 @@ const KEPT: [(&str, &str); 25] = [
     ("posting", "kind"),
     ("posting_root", "kind"),
     ("transfer", "amount"),
-    ("receipt_line", "fuel"),
+    ("receipt_block", "fuel"),
     ("audit_event", "object"),
     ("release", "created_at"),
     ("release_graph", "alias"),
@@ -107,7 +107,7 @@ async fn the_owner_is_stopped_by_triggers(_: PgPoolOptions, options: PgConnectOp
         }
     }
     let filled: i64 = sqlx::query_scalar(
-        "select (select count(*) from transfer_default) * (select count(*) from receipt_line_default)
+        "select (select count(*) from transfer_default) * (select count(*) from receipt_block_default)
              * (select count(*) from transfer where at > now() - interval '1 day')",
     )
     .fetch_one(&fixture.owner)

@@ -251,9 +251,9 @@ async fn lines_that_come_back_are_strays(_: PgPoolOptions, options: PgConnectOpt
     let [first, second] = two(&fixture).await;
     let leaf = leaf(&fixture).await.name;
     sqlx::raw_sql(
-        "create table kept as select at, node, epoch, seq, tenant, invocation, ordinal, kind, deployment,
-             release, started_at, outcome, fuel_schedule, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
-             peak_memory_bytes, energy_uj, work from receipt_line",
+        "create table kept as select at, node, epoch, seq, block, tenant, fuel_schedule, invocation, ordinal, kind,
+             deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes,
+             energy_uj, work from receipt_block",
     )
     .execute(&fixture.owner)
     .await
@@ -261,16 +261,16 @@ async fn lines_that_come_back_are_strays(_: PgPoolOptions, options: PgConnectOpt
     fixture.archive(&[&first, &second]).await;
     drop_leaf(&fixture, &leaf, fixture.now().await).await.unwrap();
     sqlx::raw_sql(
-        "insert into receipt_line (at, node, epoch, seq, tenant, invocation, ordinal, kind, deployment,
-             release, started_at, outcome, fuel_schedule, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
-             peak_memory_bytes, energy_uj, work) select * from kept where seq = 1 limit 1",
+        "insert into receipt_block (at, node, epoch, seq, block, tenant, fuel_schedule, invocation, ordinal, kind,
+             deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes,
+             energy_uj, work) select * from kept where seq = 1 limit 1",
     )
     .execute(&fixture.owner)
     .await
     .unwrap();
     let mut tx = fixture.db.billing_tx().await.unwrap();
     let stray = tx.stray_row(LedgerSpan::default()).await.unwrap().unwrap();
-    assert_eq!((&stray.table[..], stray.posting), ("receipt_line", key(&second)));
+    assert_eq!((&stray.table[..], stray.posting), ("receipt_block", key(&second)));
     drop(tx);
     fixture.finish().await;
 }

@@ -232,6 +232,29 @@ async fn rows_that_no_posting_accounts_for_are_found(_: PgPoolOptions, options: 
     };
     assert_eq!(stray(LedgerSpan::default()).await, None);
     let other = Epoch(Uuid::from_u128(0xbad));
+    let nobody = Uuid::max();
+    let columns = [
+        "ordinal",
+        "kind",
+        "deployment",
+        "release",
+        "started_at",
+        "outcome",
+        "fuel",
+        "cpu_ns",
+        "model_ns",
+        "bytes_in",
+        "bytes_out",
+        "peak_memory_bytes",
+        "energy_uj",
+        "work",
+    ];
+    let doubled = columns
+        .map(|column| format!("{column} = {column} || {column}"))
+        .join(", ");
+    let halved = columns
+        .map(|column| format!("{column} = {column}[:1]"))
+        .join(", ");
     for (change, table, undo) in [
         (
             format!("insert into transfer select at, node, '{other}'::uuid, seq, ordinal, credit, debit, root, unit, kind,
@@ -246,20 +269,35 @@ async fn rows_that_no_posting_accounts_for_are_found(_: PgPoolOptions, options: 
             format!("delete from posting_root where epoch = '{other}'"),
         ),
         (
-            format!("update receipt_line set model_ns = model_ns - 1 where tenant = '{A}'"),
+            format!("update receipt_block set model_ns[1] = model_ns[1] - 1 where tenant = '{A}'"),
             "receipt_line",
-            format!("update receipt_line set model_ns = model_ns + 1 where tenant = '{A}'"),
+            format!("update receipt_block set model_ns[1] = model_ns[1] + 1 where tenant = '{A}'"),
         ),
         (
-            format!("update receipt_line set fuel_schedule = 2 where tenant = '{B}'"),
-            "receipt_line",
-            format!("update receipt_line set fuel_schedule = 1 where tenant = '{B}'"),
+            format!("update receipt_block set fuel_schedule = 2 where tenant = '{B}'"),
+            "receipt_block",
+            format!("update receipt_block set fuel_schedule = 1 where tenant = '{B}'"),
+        ),
+        // A call is not found by its own tenant any more.
+        (
+            format!("alter table receipt_block alter last_invocation drop expression;
+                 update receipt_block set last_invocation = '{nobody}' where tenant = '{A}'"),
+            "receipt_block",
+            format!("update receipt_block set last_invocation = invocation[1] where tenant = '{A}'"),
+        ),
+        (
+            format!("alter table receipt_block drop constraint receipt_block_is_of_a_slot;
+                 update receipt_block set {doubled}, invocation = invocation || uuid '{nobody}',
+                     last_invocation = '{nobody}' where tenant = '{A}'"),
+            "receipt_block",
+            format!("update receipt_block set {halved}, invocation = invocation[:1], last_invocation = invocation[1]
+                 where tenant = '{A}'"),
         ),
     ] {
         superuser(&fixture, &change).await;
         let found = stray(LedgerSpan::default()).await.expect(&change);
         assert_eq!(found.table, table);
-        if table == "receipt_line" {
+        if table.starts_with("receipt_") {
             let later = LedgerSpan {
                 from: Some(OffsetDateTime::now_utc() + Duration::HOUR),
                 to: None,

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection};
 use crate::support::*;
 
 /// The tables with rows of tenants, and the column that names the tenant.
-const OWNED: [(&str, &str); 18] = [
+const OWNED: [(&str, &str); 19] = [
     ("tenant", "id"),
     ("component_revision", "tenant"),
     ("graph_version", "tenant"),
@@ -16,6 +16,7 @@ const OWNED: [(&str, &str); 18] = [
     ("release", "tenant"),
     ("release_graph", "tenant"),
     ("transfer", "tenant"),
+    ("receipt_block", "tenant"),
     ("receipt_line", "tenant"),
     ("audit_event", "tenant"),
     ("usage_hour", "tenant"),
@@ -179,7 +180,7 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
         ("posting", "wattle_tenant wattle_writer wattle_billing"),
         ("posting_root", "wattle_billing"),
         ("transfer", "wattle_tenant wattle_billing"),
-        ("receipt_line", "wattle_tenant wattle_billing"),
+        ("receipt_block", "wattle_tenant wattle_billing"),
         ("audit_event", "wattle_tenant wattle_billing wattle_admin"),
         ("usage_hour", "wattle_tenant wattle_writer wattle_billing"),
         ("usage_graph_hour", "wattle_tenant wattle_writer wattle_billing"),
@@ -254,7 +255,7 @@ async fn each_role_reads_what_it_must_and_no_more(_: PgPoolOptions, options: PgC
 async fn a_partition_is_no_way_around(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = furnished(options).await;
     let mut login = fixture.login().await;
-    for parent in ["transfer", "receipt_line"] {
+    for parent in ["transfer", "receipt_block"] {
         let leaves = leaves(&fixture.owner, parent).await;
         assert!(leaves.len() >= 5, "{leaves:?}");
         for leaf in leaves {
@@ -290,7 +291,7 @@ async fn functions_are_for_those_who_need_them(_: PgPoolOptions, options: PgConn
         ),
         ("select count(*) from wattle_archive_due(now())", "wattle_billing"),
         (
-            "select wattle_archive_drop('receipt_line_default', now())",
+            "select wattle_archive_drop('receipt_block_default', now())",
             "wattle_writer",
         ),
     ];

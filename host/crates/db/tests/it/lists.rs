@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::support::*;
 
 /// All pages of `limit` rows that `read` gives, and `between` after each.
-async fn pages<T, K: Clone + Debug>(
+pub async fn pages<T, K: Clone + Debug>(
     limit: u32,
     mut read: impl AsyncFnMut(Cut<K>) -> Result<Page<T, K>, DbError>,
     mut between: impl AsyncFnMut(usize),

@@ -38,7 +38,7 @@ async fn are_made_ahead_once(_: PgPoolOptions, options: PgConnectOptions) {
     let fixture = Fixture::new(options).await;
     let now = fixture.now().await;
     // This month and three more, and the default one.
-    for parent in ["transfer", "receipt_line"] {
+    for parent in ["transfer", "receipt_block"] {
         assert_eq!(leaves(&fixture.owner, parent).await.len(), 5);
     }
     assert_eq!(make(&fixture, month(now, 3)).await.unwrap(), 0);

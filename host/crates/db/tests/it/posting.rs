@@ -270,9 +270,11 @@ async fn nothing_is_under_a_posting_that_is_not_there(_: PgPoolOptions, options:
     let mut insert = async |seq: u64, at: &str| {
         let place = format!("{at}, '{}', '{}', {seq}", key.node.0, key.epoch.0);
         let line = format!(
-            "insert into receipt_line (at, node, epoch, seq, tenant, invocation, ordinal, kind, started_at,
-                 fuel_schedule, fuel, cpu_ns, model_ns, bytes_in, bytes_out, peak_memory_bytes, work)
-             values ({place}, '{id}', '{id}', 0, 'infer', now(), 1, 0, 0, 0, 0, 0, 0, '[]')"
+            "insert into receipt_block (at, node, epoch, seq, block, tenant, fuel_schedule, invocation, ordinal, kind,
+                 deployment, release, started_at, outcome, fuel, cpu_ns, model_ns, bytes_in, bytes_out,
+                 peak_memory_bytes, energy_uj, work)
+             values ({place}, 99, '{id}', 1, '{{{id}}}', '{{0}}', '{{infer}}', '{{null}}', '{{null}}', array[now()],
+                 '{{null}}', '{{0}}', '{{0}}', '{{0}}', '{{0}}', '{{0}}', '{{0}}', '{{null}}', '{{[]}}')"
         );
         let transfer = format!(
             "insert into transfer (at, node, epoch, seq, ordinal, credit, debit, unit, kind, amount)
@@ -307,17 +309,12 @@ async fn what_is_unique_is_a_conflict(_: PgPoolOptions, options: PgConnectOption
     fixture.post(&first).await;
     let good = window(1, first.hash, now);
     // Constraints of a partition are named after the partition.
-    let spoil: [(&str, &str, fn(&mut Posting)); 4] = [
+    let spoil: [(&str, &str, fn(&mut Posting)); 3] = [
         ("posting_hash_key", "", |_| {}),
         ("posting_root_node_epoch_seq_root_key", "", |posting| {
             posting.roots.push(posting.roots[0].clone())
         }),
         ("transfer_", "_pkey", |posting| posting.transfers[1].ordinal = 0),
-        ("receipt_line_", "_key", |posting| {
-            let mut again = posting.lines[0].clone();
-            again.ordinal = 1;
-            posting.lines.push(again);
-        }),
     ];
     for (begins, ends, spoil) in spoil {
         let mut posting = good.clone();
@@ -335,16 +332,15 @@ async fn what_is_unique_is_a_conflict(_: PgPoolOptions, options: PgConnectOption
             "{constraint}"
         );
     }
-    // A line of the same receipt, with the same ordinal, in another window that ends at the same time.
+    // One line per call and window.
     let mut again = good;
-    again.lines = first.lines.clone();
+    let mut second = again.lines[0].clone();
+    second.ordinal = 1;
+    again.lines.push(second);
     let error = rejected(&fixture, &sealed(again)).await;
-    let DbError::Conflict { constraint } = &error else {
-        panic!("{error}")
-    };
     assert!(
-        constraint.starts_with("receipt_line_") && constraint.ends_with("_pkey"),
-        "{constraint}"
+        matches!(&error, DbError::Inconsistent { field, .. } if *field == "receipt_line.invocation"),
+        "{error}"
     );
     fixture.finish().await;
 }
