@@ -83,8 +83,7 @@ impl Learnt {
 
     /// What `usage` of `call` will probably cost, in microjoules; none before the first slice.
     pub fn provisional_uj(&self, call: &Call, usage: &Usage) -> Option<u64> {
-        let estimate = self.estimator().provisional(call, usage)?;
-        Some(estimate.energy_uj)
+        self.estimator().provisional_uj(call, usage)
     }
 
     /// What is known of each root, and what a unit of fuel costs, in femtojoules.

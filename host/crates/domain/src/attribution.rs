@@ -65,11 +65,17 @@ impl Span {
 
     /// The span over the floor that `slice` carries for the root, if it carries one.
     #[must_use]
-    pub fn over_fitted_floor(mut self, slice: &Slice, root: &Root) -> Self {
-        if let Some(fitted) = slice.weights_of(root) {
-            self.floor_uw = fitted.floor_uw;
+    pub fn over_fitted_floor(self, slice: &Slice, root: &Root) -> Self {
+        match slice.weights_of(root) {
+            Some(fitted) => self.over(fitted.floor_uw),
+            None => self,
         }
-        self
+    }
+
+    /// The span over another floor, in microwatts.
+    #[must_use]
+    pub fn over(self, floor_uw: u64) -> Self {
+        Self { floor_uw, ..self }
     }
 
     /// The floor's energy, at most all that was metered, in femtojoules.
@@ -99,16 +105,22 @@ pub struct Shares {
 /// What each claimant's use of `root` in `slice` costs, in femtojoules by the slice's weights: calls, the
 /// host beyond its calls, and the machine beyond the host.
 pub fn costs(slice: &Slice, root: &Root) -> BTreeMap<Claimant, u128> {
-    let equal = RootWeights::equal(root);
-    let fitted = slice.weights_of(root).unwrap_or(&equal);
-    let costs = costs_by(fitted, slice, root);
+    match slice.weights_of(root) {
+        Some(fitted) => costs_by(fitted, slice, root),
+        None => costs_by(&RootWeights::equal(root), slice, root),
+    }
+}
+
+/// The same by other weights than the slice's. Where they make everything cost nothing, equal ones do not.
+pub fn costs_by(weights: &RootWeights, slice: &Slice, root: &Root) -> BTreeMap<Claimant, u128> {
+    let costs = weighed(weights, slice, root);
     if costs.values().all(|cost| *cost == 0) {
-        return costs_by(&equal, slice, root);
+        return weighed(&RootWeights::equal(root), slice, root);
     }
     costs
 }
 
-fn costs_by(weights: &RootWeights, slice: &Slice, root: &Root) -> BTreeMap<Claimant, u128> {
+fn weighed(weights: &RootWeights, slice: &Slice, root: &Root) -> BTreeMap<Claimant, u128> {
     let mut costs = BTreeMap::<_, u128>::new();
     for claim in &slice.claims {
         let cost = costs

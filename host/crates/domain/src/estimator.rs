@@ -54,6 +54,8 @@ mod matrix;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Usage;
@@ -140,6 +142,9 @@ struct Learnt {
     /// What the parts of the slice cost that are known by now. Not kept over a restart.
     #[serde(skip)]
     parts: Tally,
+    /// The weights of the classes that were asked for since it learnt last: to find them takes longer than to use them.
+    #[serde(skip)]
+    asked: BTreeMap<Class, Weights>,
     /// Dynamic energy and the cost by weights, over about [`Learnt::MEMORY_S`]: their ratio turns a cost
     /// into energy.
     dynamic_uj: f64,
@@ -161,6 +166,7 @@ impl Learnt {
             root: root.clone(),
             filter: Filter::new(measured, floor_uw),
             parts: Tally::default(),
+            asked: BTreeMap::new(),
             dynamic_uj: 0.0,
             cost_fj: 0.0,
             off_squared: 0.0,
@@ -201,6 +207,7 @@ impl Learnt {
         }
         self.filter
             .observe(span, slice, &self.root, to_ns, &mut self.parts);
+        self.asked.clear();
         let fitted = self.filter.begun();
         if fitted != self.fitted {
             // The unit of a cost changes.
@@ -208,14 +215,13 @@ impl Learnt {
         }
         // By the weights that a provisional figure uses: what these are off by, the ratio puts right.
         let classes = class_features(slice, &self.root).into_keys();
-        let mut slice = slice.clone();
-        slice.weights = vec![self.weights(classes)];
+        let weights = self.weights(classes);
         let span = if fitted {
-            span.over_fitted_floor(&slice, &self.root)
+            span.over(weights.floor_uw)
         } else {
             *span
         };
-        let cost_fj: u128 = attribution::costs(&slice, &self.root).values().sum();
+        let cost_fj: u128 = attribution::costs_by(&weights, slice, &self.root).values().sum();
         let keep = (-(span.length_ns as f64) / 1e9 / Self::MEMORY_S).exp();
         self.dynamic_uj = self.dynamic_uj * keep + span.dynamic_uj() as f64;
         self.cost_fj = self.cost_fj * keep + cost_fj as f64;
@@ -230,14 +236,29 @@ impl Learnt {
         (self.cost_fj > 0.0).then(|| self.dynamic_uj / self.cost_fj)
     }
 
-    /// Energy and half its band, in microjoules.
-    fn provisional(&self, call: &Call, usage: &Usage) -> Option<(f64, f64)> {
+    /// Energy in microjoules.
+    fn energy_uj(&mut self, call: &Call, usage: &Usage) -> Option<f64> {
         let gain = self.gain()?;
-        let (class, features) = (Class::of(call), Features::of_usage(usage, &self.root));
-        let weights = self.weights(std::iter::once(class.clone()));
-        let energy_uj = weights.of_class(&class).cost_fj(&features) as f64 * gain;
+        let features = Features::of_usage(usage, &self.root);
+        Some(self.weights_of(Class::of(call)).cost_fj(&features) as f64 * gain)
+    }
+
+    /// The weights of one class in the mix of late.
+    fn weights_of(&mut self, class: Class) -> Weights {
+        if let Some(weights) = self.asked.get(&class) {
+            return *weights;
+        }
+        let weights = self.weights(std::iter::once(class.clone())).of_class(&class);
+        self.asked.insert(class, weights);
+        weights
+    }
+
+    /// Energy and half its band, in microjoules.
+    fn provisional(&mut self, call: &Call, usage: &Usage) -> Option<(f64, f64)> {
+        let energy_uj = self.energy_uj(call, usage)?;
         let slices = self.off_squared / self.dynamic_squared.max(f64::MIN_POSITIVE);
-        let relative = self.filter.relative_band(&class, &features);
+        let features = Features::of_usage(usage, &self.root);
+        let relative = self.filter.relative_band(&Class::of(call), &features);
         Some((energy_uj, energy_uj * relative.hypot(Z95 * slices.sqrt())))
     }
 }
@@ -293,11 +314,11 @@ impl Estimator {
 
     /// What `usage` of `call` will probably cost over all roots; none as long as nothing was learnt. The
     /// bands of the roots are added, as if they erred together.
-    pub fn provisional(&self, call: &Call, usage: &Usage) -> Option<Provisional> {
+    pub fn provisional(&mut self, call: &Call, usage: &Usage) -> Option<Provisional> {
         let (mut energy_uj, mut band_uj, mut known) = (0.0, 0.0, false);
         for (energy, band) in self
             .roots
-            .iter()
+            .iter_mut()
             .filter_map(|learnt| learnt.provisional(call, usage))
         {
             (energy_uj, band_uj, known) = (energy_uj + energy, band_uj + band, true);
@@ -306,6 +327,16 @@ impl Estimator {
             energy_uj: energy_uj.round() as u64,
             upper_uj: (energy_uj + band_uj).ceil() as u64,
         })
+    }
+
+    /// The same figure without its band, which takes many times as long to find. In microjoules.
+    pub fn provisional_uj(&mut self, call: &Call, usage: &Usage) -> Option<u64> {
+        let of_roots = self
+            .roots
+            .iter_mut()
+            .filter_map(|learnt| learnt.energy_uj(call, usage));
+        let energy_uj = of_roots.reduce(|sum, energy_uj| sum + energy_uj)?;
+        Some(energy_uj.round() as u64)
     }
 
     /// What is known of each root.
@@ -327,8 +358,8 @@ impl Estimator {
         let (mut energy_fj, mut fuel, mut known) = (0.0, 0.0, false);
         for claim in &slice.claims {
             fuel += claim.usage.fuel as f64;
-            if let Some(estimate) = self.provisional(&claim.call, &claim.usage) {
-                (energy_fj, known) = (energy_fj + estimate.energy_uj as f64 * FJ_PER_UJ, true);
+            if let Some(energy_uj) = self.provisional_uj(&claim.call, &claim.usage) {
+                (energy_fj, known) = (energy_fj + energy_uj as f64 * FJ_PER_UJ, true);
             }
         }
         if known && fuel > 0.0 {

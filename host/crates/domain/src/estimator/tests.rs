@@ -212,18 +212,14 @@ fn what_is_always_used_together_costs_the_same_and_stays_unsure() {
     }
     let (one, two) = (bench.class(1), bench.class(2));
     assert!(near(one.value, two.value, 1), "{one:?} {two:?}");
-    let band = |bench: &Bench| {
+    let band = |bench: &mut Bench| {
         let whole = bench.estimator.provisional(&call(1), &usage(1_000)).unwrap();
         whole.upper_uj - whole.energy_uj
     };
     let mut apart = Bench::new(Provenance::Measured);
     apart.run(900, 0);
-    assert!(
-        band(&bench) > 2 * band(&apart),
-        "{} {}",
-        band(&bench),
-        band(&apart)
-    );
+    let (together, apart) = (band(&mut bench), band(&mut apart));
+    assert!(together > 2 * apart, "{together} {apart}");
 }
 
 #[test]
@@ -259,6 +255,8 @@ fn nothing_is_known_before_anything_was_used() {
     assert_eq!(bench.estimator.fuel_cost_fj(), None);
     bench.second(&[(1, 500)], 0, 26.0);
     let first = bench.estimator.provisional(&call(1), &usage(500)).unwrap();
+    let without_band = bench.estimator.provisional_uj(&call(1), &usage(500));
+    assert_eq!(without_band, Some(first.energy_uj));
     assert!(first.upper_uj > first.energy_uj);
     let slice = bench.second(&[(1, 500)], 0, 26.0);
     assert_eq!(slice.weights.len(), 1);
