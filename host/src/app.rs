@@ -283,7 +283,7 @@ impl Tasks {
             // What it moves must not be taken for idle still: nothing is allocated while it waits.
             app.metrics.posting_queued();
             // The receiver is right here.
-            let _ = send.send(posting);
+            let _ = send.send(Arc::new(posting));
         }
         let (stop, give_up) = (CancellationToken::new(), CancellationToken::new());
         Self {

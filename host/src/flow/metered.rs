@@ -123,7 +123,7 @@ async fn record(app: &App, finished: Finished) -> Result<Recorded, Error> {
     }
     let provisional_uj = app.learnt.provisional_uj(&finished.call, &finished.usage);
     let finished = Arc::new(finished);
-    let record = Record::Finished(Finished::clone(&finished));
+    let record = Record::Finished(finished.clone());
     let journalled = app.journal.append(&record).await;
     fault::point("after-journal");
     app.metrics.ended(&finished);

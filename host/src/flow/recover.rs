@@ -14,6 +14,8 @@
 //! What is refused is never guessed at: to seal it could bill the same use twice. In the first four rows
 //! what the last run left unsealed is sealed as its last postings.
 
+use std::sync::Arc;
+
 use domain::energy::Reading;
 use domain::posting::Posting;
 use domain::window::{Crash, OpenReceipts, Sealer};
@@ -98,8 +100,9 @@ pub async fn recover(
     if let Some(unsealed) = recovered.unsealed {
         let last_hash = chains.last_of(unsealed.node, &mut tx).await?;
         for posting in seal_rest(unsealed, last_hash, &restart) {
-            journal.append(&Record::Sealed(Box::new(posting.clone()))).await?;
-            chains.push(posting);
+            let posting = Arc::new(posting);
+            journal.append(&Record::Sealed(posting.clone())).await?;
+            chains.push(Arc::unwrap_or_clone(posting));
         }
     }
     let last_hash = chains.last_of(restart.node, &mut tx).await?;

@@ -93,7 +93,7 @@ impl Seal {
     pub async fn run(
         mut self,
         app: Arc<App>,
-        postings: mpsc::UnboundedSender<Posting>,
+        postings: mpsc::UnboundedSender<Arc<Posting>>,
         mut moves: Moves,
         stop: CancellationToken,
     ) {
@@ -142,7 +142,7 @@ impl Seal {
         &mut self,
         app: &App,
         allocation: &Allocation,
-        postings: &mpsc::UnboundedSender<Posting>,
+        postings: &mpsc::UnboundedSender<Arc<Posting>>,
     ) {
         let cited: HashSet<Digest> = allocation.cited.iter().map(|cited| cited.posting).collect();
         if cited.is_disjoint(&self.allocated) {
@@ -157,7 +157,7 @@ impl Seal {
         &mut self,
         app: &App,
         correction: &Correction,
-        postings: &mpsc::UnboundedSender<Posting>,
+        postings: &mpsc::UnboundedSender<Arc<Posting>>,
     ) {
         if self.corrected.insert(correction.digest()) {
             let posting = self.sealer.correct(correction, app.clock.now());
@@ -220,7 +220,7 @@ impl Seal {
     /// Reads the meters and takes what every call used since the last cut. A meter that does not answer is
     /// missing in the slice; where nobody knows who used the CPU, the slice stays open and the next cut covers
     /// both.
-    async fn cut(&mut self, app: &Arc<App>, postings: &mpsc::UnboundedSender<Posting>) -> bool {
+    async fn cut(&mut self, app: &Arc<App>, postings: &mpsc::UnboundedSender<Arc<Posting>>) -> bool {
         let activity = match self.probe.read() {
             Ok(activity) => activity,
             Err(error) => {
@@ -307,7 +307,7 @@ impl Seal {
         }
     }
 
-    async fn seal(&mut self, app: &Arc<App>, postings: &mpsc::UnboundedSender<Posting>) {
+    async fn seal(&mut self, app: &Arc<App>, postings: &mpsc::UnboundedSender<Arc<Posting>>) {
         let posting = self.sealer.seal(&self.slices);
         self.slices.clear();
         send(app, posting, postings).await;
@@ -326,8 +326,9 @@ fn prompt(reading: &Reading) -> bool {
 }
 
 /// Journals a sealed posting and gives it to the poster.
-async fn send(app: &App, posting: Posting, postings: &mpsc::UnboundedSender<Posting>) {
-    if !keep(app, &Record::Sealed(Box::new(posting.clone()))).await {
+async fn send(app: &App, posting: Posting, postings: &mpsc::UnboundedSender<Arc<Posting>>) {
+    let posting = Arc::new(posting);
+    if !keep(app, &Record::Sealed(posting.clone())).await {
         return;
     }
     app.metrics.sealed(&posting);
@@ -361,7 +362,11 @@ const TOGETHER: usize = 16;
 ///
 /// A posting that Postgres refuses for what it says ends the posting for good: those after it chain on it.
 /// They stay in the journal, the host says so and serves on while there is room.
-pub async fn post(app: Arc<App>, mut postings: mpsc::UnboundedReceiver<Posting>, give_up: CancellationToken) {
+pub async fn post(
+    app: Arc<App>,
+    mut postings: mpsc::UnboundedReceiver<Arc<Posting>>,
+    give_up: CancellationToken,
+) {
     let mut waiting = Vec::new();
     while postings.recv_many(&mut waiting, TOGETHER).await > 0 {
         if let Err(error) = app.journal.flush().await {
@@ -398,8 +403,8 @@ struct Refused {
 /// so that those before it enter the ledger.
 async fn until_posted(
     app: &App,
-    batch: &[Posting],
-    behind: &mpsc::UnboundedReceiver<Posting>,
+    batch: &[Arc<Posting>],
+    behind: &mpsc::UnboundedReceiver<Arc<Posting>>,
 ) -> Result<(), Refused> {
     let waiting = || app.metrics.postings_waiting((behind.len() + batch.len()) as u64);
     waiting();
@@ -430,7 +435,7 @@ async fn until_posted(
 }
 
 /// Inserts postings, which adds nothing of those that are there, and journals that they are drained.
-async fn put(app: &App, postings: &[Posting]) -> Result<(), db::DbError> {
+async fn put(app: &App, postings: &[Arc<Posting>]) -> Result<(), db::DbError> {
     let mut tx = app.db.writer_tx().await?;
     for posting in postings {
         tx.make_partitions(posting.to + PARTITIONS_AHEAD).await?;

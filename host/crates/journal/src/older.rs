@@ -1,6 +1,8 @@
 //! Records as earlier versions of the encoding have them. Model work said nothing of tokens up to version 3, and
 //! transfers not what they cite up to version 2.
 
+use std::sync::Arc;
+
 use domain::account::Account;
 use domain::energy::{Activity, MeterFault, Reading};
 use domain::posting::{self, Call, PostingKind, PostingRoot, TransferKind, Unit};
@@ -162,13 +164,13 @@ impl<T: Into<posting::Transfer>> From<Record<T>> for record::Record {
                 at,
                 readings,
             },
-            Record::Finished(old) => Self::Finished(posting::Finished {
+            Record::Finished(old) => Self::Finished(Arc::new(posting::Finished {
                 call: old.call,
                 outcome: old.outcome,
                 usage: old.usage.into(),
-            }),
+            })),
             Record::Slice(slice) => Self::Slice(slice.into()),
-            Record::Sealed(posting) => Self::Sealed(Box::new((*posting).into())),
+            Record::Sealed(posting) => Self::Sealed(Arc::new((*posting).into())),
             Record::Drained { epoch, seq } => Self::Drained { epoch, seq },
         }
     }

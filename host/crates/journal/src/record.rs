@@ -1,5 +1,7 @@
 //! The records, and their encoding: a version byte, then postcard.
 
+use std::sync::Arc;
+
 use domain::energy::Reading;
 use domain::posting::{Finished, Posting, Slice, Transfer};
 use domain::{Epoch, NodeId};
@@ -39,11 +41,11 @@ pub enum Record {
         readings: Vec<Reading>,
     },
     /// An invocation has ended; written before its reply leaves.
-    Finished(Finished),
+    Finished(Arc<Finished>),
     /// A slice was cut.
     Slice(Slice),
     /// A posting was made; it covers the slices before it if it is a window.
-    Sealed(Box<Posting>),
+    Sealed(Arc<Posting>),
     /// A posting is in the database.
     Drained {
         /// The posting's epoch.
@@ -150,7 +152,7 @@ mod tests {
         line.usage = finished.usage.clone();
         vec![
             started(1, 0, 100),
-            Record::Finished(finished),
+            Record::Finished(finished.into()),
             Record::Slice(slice(0, 1, 100, vec![claim])),
             sealed(window(1, 0, 2, 50, vec![line])),
             drained(1, 0),

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::fold::{Checkpoint, State};
 use crate::frame::{self, Next};
@@ -193,7 +194,7 @@ pub(crate) fn visit_postings(
         // The newest segment may end in a record that is being written.
         while let Next::Frame(payload, after) = frame::next(&bytes, offset) {
             if let Ok(Entry::Record(Record::Sealed(posting))) = Entry::decode(payload) {
-                visit(*posting);
+                visit(Arc::unwrap_or_clone(posting));
             }
             offset = after;
         }

@@ -1,5 +1,7 @@
 //! Records for tests, by small numbers, and disks that are full.
 
+use std::sync::Arc;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -161,7 +163,7 @@ pub(crate) fn window(n: u128, seq: u64, to: i64, end_uj: u64, lines: Vec<Receipt
 }
 
 pub(crate) fn sealed(posting: Posting) -> Record {
-    Record::Sealed(Box::new(posting))
+    Record::Sealed(Arc::new(posting))
 }
 
 pub(crate) fn drained(n: u128, seq: u64) -> Record {

@@ -45,7 +45,7 @@ struct Expect {
 fn crashes() -> Vec<(&'static str, Vec<Record>, Expect)> {
     let clean = [
         started(1, 0, 100),
-        Record::Finished(finished(5, 30)),
+        Record::Finished(finished(5, 30).into()),
         Record::Slice(slice(0, 1, 150, vec![claim(5, 30, Some(Answered))])),
         sealed(window(1, 0, 1, 150, vec![line(5, 0, 30, Some(Answered))])),
         drained(1, 0),
@@ -79,7 +79,7 @@ fn crashes() -> Vec<(&'static str, Vec<Record>, Expect)> {
         Record::Slice(slice(2, 3, 130, vec![claim(5, 4, None)])),
         sealed(window(1, 1, 3, 130, vec![line(5, 1, 4, None)])),
         Record::Slice(slice(3, 4, 140, vec![claim(5, 5, None)])),
-        Record::Finished(finished(5, 27)),
+        Record::Finished(finished(5, 27).into()),
     ];
     let in_third = Expect {
         undrained: &[0, 1],
@@ -277,7 +277,7 @@ fn what_an_epoch_left_unsealed_is_not_lost_to_the_next() {
     let records = vec![
         started(1, 0, 100),
         Record::Slice(slice(0, 1, 110, vec![claim(5, 3, None)])),
-        Record::Finished(finished(5, 8)),
+        Record::Finished(finished(5, 8).into()),
         started(2, 20, 400),
     ];
     let left = unsealed(records.clone());
@@ -376,8 +376,8 @@ fn a_segment_is_pinned_until_all_in_it_is_drained() {
     let _ = state.recover(None);
     let steps = [
         (1, started(1, 0, 100), None),
-        (1, Record::Finished(finished(5, 8)), Some(1)),
-        (2, Record::Finished(finished(6, 8)), Some(1)),
+        (1, Record::Finished(finished(5, 8).into()), Some(1)),
+        (2, Record::Finished(finished(6, 8).into()), Some(1)),
         (
             2,
             Record::Slice(slice(0, 1, 110, vec![claim(5, 8, Some(Answered))])),
@@ -407,7 +407,7 @@ fn a_checkpoint_stands_for_all_that_was_drained_before_it() {
         Record::Slice(slice(0, 1, 110, vec![claim(5, 3, None)])),
         sealed(window(1, 0, 1, 110, vec![line(5, 0, 3, None)])),
         drained(1, 0),
-        Record::Finished(finished(6, 2)),
+        Record::Finished(finished(6, 2).into()),
         Record::Slice(slice(
             1,
             2,
@@ -424,7 +424,7 @@ fn a_checkpoint_stands_for_all_that_was_drained_before_it() {
             vec![line(5, 1, 4, None), line(6, 0, 2, Some(Answered))],
         )),
         Record::Slice(slice(3, 4, 140, vec![claim(5, 1, None)])),
-        Record::Finished(finished(5, 9)),
+        Record::Finished(finished(5, 9).into()),
         drained(1, 1),
     ];
     for split in [4, 6, 7, 8] {

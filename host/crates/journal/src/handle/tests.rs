@@ -16,7 +16,7 @@ const OPTIONS: Options = Options {
 fn cycle(seq: u64) -> Vec<Record> {
     let (n, second, counter_uj) = (u128::from(seq) + 100, seq as i64 + 1, 110 + seq * 10);
     vec![
-        Record::Finished(finished(n, 30)),
+        Record::Finished(finished(n, 30).into()),
         Record::Slice(slice(seq, second, counter_uj, vec![claim(n, 30, Some(Answered))])),
         sealed(window(
             1,
@@ -106,7 +106,7 @@ async fn concurrent_strict_appends_are_all_kept() {
     let tasks: Vec<_> = (0..200)
         .map(|n| {
             let journal = journal.clone();
-            tokio::spawn(async move { journal.append(&Record::Finished(finished(n, 1))).await })
+            tokio::spawn(async move { journal.append(&Record::Finished(finished(n, 1).into())).await })
         })
         .collect();
     for task in tasks {
@@ -326,7 +326,7 @@ async fn a_torn_tail_is_cut_and_said_and_damage_is_an_error() {
     let (journal, _) = Journal::open(dir.path(), OPTIONS).unwrap();
     append_all(&journal, &[started(1, 0, 100)]).await;
     let offset = journal.bytes();
-    append_all(&journal, &[Record::Finished(finished(5, 1))]).await;
+    append_all(&journal, &[Record::Finished(finished(5, 1).into())]).await;
     let end = journal.bytes();
     drop(journal);
     let path = dir.path().join(&segments(dir.path())[0]);
@@ -404,7 +404,7 @@ fn any_record() -> impl Strategy<Value = Record> {
     let n = 0_u128..8;
     let outcome = prop_oneof![Just(None), Just(Some(Answered))];
     prop_oneof![
-        (n.clone(), 0_u64..99).prop_map(|(n, fuel)| Record::Finished(finished(n, fuel))),
+        (n.clone(), 0_u64..99).prop_map(|(n, fuel)| Record::Finished(finished(n, fuel).into())),
         (
             0_u64..9,
             prop::collection::vec((n.clone(), 0_u64..99, outcome), 0..4)

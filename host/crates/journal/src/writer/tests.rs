@@ -22,7 +22,7 @@ fn writer(dir: &std::path::Path, mode: Mode) -> Writer {
 type Answer = oneshot::Receiver<Result<(), JournalError>>;
 
 fn append(n: u128) -> (Command, Answer) {
-    let record = Record::Finished(finished(n, 1));
+    let record = Record::Finished(finished(n, 1).into());
     let frame = frame::encode(&EntryRef::Record(&record).encode().unwrap());
     let (done, answer) = oneshot::channel();
     (
@@ -82,7 +82,7 @@ fn standard_appends_are_written_before_the_answer_and_synced_behind_it() {
 
 /// The code of an answer at once, or `thread` if the record is for the thread.
 fn at_once(writer: &mut Writer, n: u128) -> &'static str {
-    let record = Record::Finished(finished(n, 1));
+    let record = Record::Finished(finished(n, 1).into());
     let frame = frame::encode(&EntryRef::Record(&record).encode().unwrap());
     let answer = writer.append_at_once(&frame, &record);
     answer.map_or("thread", |written| {
