@@ -431,6 +431,7 @@ impl ServeArgs {
             max: self.connections,
             header_timeout: Duration::from_millis(self.header_timeout_ms),
             stall_timeout: Duration::from_millis(self.stall_timeout_ms),
+            body_timeout: Duration::from_millis(self.body_timeout_ms),
         }
     }
 

@@ -61,7 +61,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Fresh<K, V> {
         {
             return Ok(row.value.clone());
         }
-        match (load().await, known) {
+        // Apart, or every caller would carry the room for it along, and most find what they look for.
+        match (Box::pin(load()).await, known) {
             (Ok(value), _) => {
                 let asked = Some(seen);
                 Ok(self.keep(key, Row { value, seen, asked }))

@@ -77,6 +77,7 @@ pub async fn hello(
         max,
         header_timeout: patience,
         stall_timeout: LONG,
+        body_timeout: LONG,
     };
     tokio::spawn(wattle::http::serve(listener, tls, router, allowed, stop.clone()));
     Ok((address, stop))
@@ -270,6 +271,7 @@ async fn a_host_that_stops_waits_for_no_handshake() -> anyhow::Result<()> {
         max: 4,
         header_timeout: LONG,
         stall_timeout: LONG,
+        body_timeout: LONG,
     };
     let serving = tokio::spawn(wattle::http::serve(
         listener,

@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use axum::BoxError;
 use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, Request};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use http_body_util::{BodyExt as _, Limited};
-use hyper::body::{Frame, SizeHint};
+use http_body_util::{BodyDataStream, BodyExt as _, Limited};
+use hyper::body::{Frame, Incoming, SizeHint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Shared, json};
+use super::json;
 use crate::app::App;
 use crate::flow::Error;
 
@@ -153,19 +153,15 @@ const BYTES_PER_S: u64 = 16 << 10;
 /// Bounds how long a request's body may take, and lets it linger. A client that is still sending looks at no
 /// answer, and would see a broken connection instead of a refusal; so what the handler leaves of a body is
 /// read on for a while and dropped.
-pub async fn patient(State(app): Shared, request: Request) -> Request {
-    if request.body().is_end_stream() {
-        return request;
+pub(super) fn patient(body: Incoming, stall: Duration, whole: Duration) -> Body {
+    if body.is_end_stream() {
+        return Body::empty();
     }
-    let stall = Duration::from_millis(app.config.stall_timeout_ms);
-    let whole = Duration::from_millis(app.config.body_timeout_ms);
-    request.map(|body| {
-        Body::new(Patient {
-            body: Some(body),
-            stall,
-            latest: Instant::now() + whole,
-            waiting: None,
-        })
+    Body::new(Patient {
+        body: Some(body),
+        stall,
+        latest: Instant::now() + whole,
+        waiting: None,
     })
 }
 
@@ -177,7 +173,7 @@ struct Stalled {
 }
 
 struct Patient {
-    body: Option<Body>,
+    body: Option<Incoming>,
     /// How long nothing may come.
     stall: Duration,
     /// When the body must be whole, if nothing more comes; what comes moves it on.
@@ -238,7 +234,7 @@ impl Drop for Patient {
         if rest.is_end_stream() {
             return;
         }
-        let mut rest = rest.into_data_stream();
+        let mut rest = BodyDataStream::new(rest);
         runtime.spawn(tokio::time::timeout(LINGER, async move {
             let mut left = LINGER_BYTES;
             while let Some(Ok(chunk)) = rest.next().await

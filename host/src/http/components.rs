@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use db::Action;
@@ -31,7 +31,6 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(list_revisions, upload_component))
         .routes(routes!(delete_component))
         .routes(routes!(delete_revision))
-        .layer(DefaultBodyLimit::disable())
 }
 
 /// A component: everything that was uploaded under one name.

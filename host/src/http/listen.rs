@@ -1,13 +1,20 @@
 //! Connections: how many there may be, how long each may do nothing, and how they end.
 
+use std::convert::Infallible;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::{IntoResponse as _, Response};
+use futures::FutureExt as _;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -17,7 +24,9 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::body;
 use super::tls::Tls;
+use crate::flow::Error;
 
 /// What a listener grants its callers.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +35,10 @@ pub struct Connections {
     pub max: u32,
     /// How long a connection may take for its TLS handshake, and then for each request's headers.
     pub header_timeout: Duration,
-    /// How long a caller may leave a reply unread.
+    /// How long nothing of a request's body may come, and how long a caller may leave a reply unread.
     pub stall_timeout: Duration,
+    /// How long a request's body may take, and a second more for each 16 KiB of it.
+    pub body_timeout: Duration,
 }
 
 /// Answers on `listener`, over TLS or in the clear, until `stop`; then lets every request that has begun have
@@ -130,8 +141,13 @@ where
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(allowed.header_timeout);
-    let service = TowerToHyperService::new(router);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let router = TowerToHyperService::new(router);
+    // Around the router and not in it: there a layer costs each call two allocations or more.
+    let answer = service_fn(|request: Request<Incoming>| {
+        let (stall, whole) = (allowed.stall_timeout, allowed.body_timeout);
+        caught(router.call(request.map(|body| body::patient(body, stall, whole))))
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
     tokio::select! {
         ended = connection.as_mut() => ended?,
         () = stop.cancelled() => {
@@ -140,6 +156,12 @@ where
         }
     }
     Ok(())
+}
+
+/// A reply, also where its handler panics.
+async fn caught(reply: impl Future<Output = Result<Response, Infallible>>) -> Result<Response, Infallible> {
+    let reply = AssertUnwindSafe(reply).catch_unwind().await;
+    reply.unwrap_or_else(|_panic| Ok(Error::Internal.into_response()))
 }
 
 /// A stream whose writes fail when the other side takes nothing for too long.

@@ -47,13 +47,12 @@ mod weights;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::InvocationId;
 use serde::Serialize;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::ToSchema;
 
 pub use auth::Principal;
@@ -69,21 +68,12 @@ type Shared = axum::extract::State<Arc<App>>;
 
 /// The API, its document and the V2 protocol, over `app`.
 pub fn router(app: Arc<App>) -> Router {
-    let body_cap = usize::try_from(app.config.body_max_mib << 20).unwrap_or(usize::MAX);
     let (routes, _) = openapi::routes().split_for_parts();
     routes
         .route_layer(axum::middleware::from_fn_with_state(app.clone(), checked))
         .merge(openapi::pages())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(body_cap))
-        .layer(axum::middleware::map_request_with_state(
-            app.clone(),
-            body::patient,
-        ))
-        .layer(CatchPanicLayer::custom(
-            |_panic: Box<dyn std::any::Any + Send>| Error::Internal.into_response(),
-        ))
         .with_state(app)
 }
 

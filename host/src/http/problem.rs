@@ -1,5 +1,6 @@
 //! Every error's answer: `application/problem+json` (RFC 9457) with a stable code, in one match.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::Json;
@@ -287,24 +288,39 @@ pub(super) fn cost(recorded: &Recorded, total: Option<Duration>) -> HeaderMap {
         provisional_uj,
         ..
     } = recorded;
-    let ms = |ns: u64| ns as f64 / 1e6;
-    let (guest, model) = (ms(finished.usage.cpu_ns), ms(finished.usage.model_ns()));
-    let mut timing = format!("guest;dur={guest:.3}, model;dur={model:.3}");
+    let (guest, model) = (Ms(finished.usage.cpu_ns), Ms(finished.usage.model_ns()));
+    let mut timing = format!("guest;dur={guest}, model;dur={model}");
     if let Some(total) = total {
-        let total = total.as_secs_f64() * 1e3;
-        timing = format!("{timing}, total;dur={total:.3}");
+        let total = Ms(u64::try_from(total.as_nanos()).unwrap_or(u64::MAX));
+        timing = format!("{timing}, total;dur={total}");
     }
     let values = [
-        ("wattle-receipt", Some(finished.call.invocation.to_string())),
-        ("wattle-energy-uj", provisional_uj.map(|uj| uj.to_string())),
-        ("wattle-fuel", Some(finished.usage.fuel.to_string())),
-        ("server-timing", Some(timing)),
+        (&RECEIPT, text(finished.call.invocation.to_string())),
+        (&ENERGY, provisional_uj.map(HeaderValue::from)),
+        (&FUEL, Some(finished.usage.fuel.into())),
+        (&TIMING, text(timing)),
     ];
-    let header = |(name, value): (&'static str, Option<String>)| {
-        let value = HeaderValue::from_str(&value?).ok()?;
-        Some((HeaderName::from_static(name), value))
-    };
+    let header = |(name, value): (&'static HeaderName, Option<HeaderValue>)| Some((name.clone(), value?));
     values.into_iter().filter_map(header).collect()
+}
+
+fn text(text: String) -> Option<HeaderValue> {
+    text.try_into().ok()
+}
+
+static RECEIPT: HeaderName = HeaderName::from_static("wattle-receipt");
+static ENERGY: HeaderName = HeaderName::from_static("wattle-energy-uj");
+static FUEL: HeaderName = HeaderName::from_static("wattle-fuel");
+static TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Nanoseconds, shown in milliseconds with three decimals.
+struct Ms(u64);
+
+impl fmt::Display for Ms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let us = self.0.saturating_add(500) / 1_000;
+        write!(f, "{}.{:03}", us / 1_000, us % 1_000)
+    }
 }
 
 /// The status of a call that ran and did not answer.
