@@ -51,12 +51,7 @@ async fn a_calls_lines_have_its_id_and_no_line_has_a_secret() -> anyhow::Result<
         answered.receipt.context("a receipt")?,
         stopped.receipt.context("a receipt")?,
     );
-    let of = |receipt: &str| {
-        lines
-            .iter()
-            .filter(|line| line["span"]["invocation"] == *receipt)
-            .count()
-    };
+    let of = |receipt: &str| lines.iter().filter(|line| line["invocation"] == *receipt).count();
     let noted = |receipt: &str| {
         let mut notes = lines.iter().filter(|line| line["target"] == "guest");
         notes

@@ -46,20 +46,51 @@ pub fn is_brief(cell: &UsageCell) -> bool {
     cell.cpu_ns() <= BRIEF_NS && cell.bytes_out() <= SMALL_BYTES
 }
 
-/// Does `work`, whose use of the CPU enters `cell`, here as long as it is brief, then on the threads of `guests`.
+/// Work that somebody waits for. It does not end with the waiting: what is not done when this is dropped goes on on the
+/// threads of `guests`.
+struct Outliving<T: Send + 'static> {
+    work: Option<Work<T>>,
+    guests: Handle,
+}
+
+type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl<T: Send + 'static> Drop for Outliving<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.guests.spawn(work);
+        }
+    }
+}
+
+/// Does `work`, whose use of the CPU enters `cell`, here as long as it is brief and somebody waits for it, then on the
+/// threads of `guests`.
 pub async fn brief_first<T: Send + 'static>(
-    mut work: Pin<Box<dyn Future<Output = T> + Send>>,
+    work: Work<T>,
     cell: Arc<UsageCell>,
     guests: Handle,
 ) -> Result<T, JoinError> {
-    let here = std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if is_brief(&cell) => Poll::Pending,
-        Poll::Pending => Poll::Ready(None),
+    let mut outliving = Outliving {
+        work: Some(work),
+        guests: guests.clone(),
+    };
+    let here = std::future::poll_fn(|cx| {
+        // Away while it is polled: what panics is not asked again.
+        let Some(mut work) = outliving.work.take() else {
+            return Poll::Pending;
+        };
+        match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending if is_brief(&cell) => {
+                outliving.work = Some(work);
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Ready(Err(work)),
+        }
     });
     match here.await {
-        Some(done) => Ok(done),
-        None => guests.spawn(work).await,
+        Ok(done) => Ok(done),
+        Err(work) => guests.spawn(work).await,
     }
 }
 
@@ -100,6 +131,26 @@ mod tests {
             );
         }
         guests.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_done_all_the_same() {
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let (go_on, goes_on) = tokio::sync::oneshot::channel::<()>();
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        let work = Box::pin(async move {
+            begun.send(()).unwrap();
+            goes_on.await.unwrap();
+            done.send(()).unwrap();
+        });
+        let waiting = brief_first(work, Arc::default(), Handle::current());
+        tokio::select! {
+            biased;
+            _ = waiting => unreachable!("it waits"),
+            begins = begins => begins.unwrap(),
+        }
+        go_on.send(()).unwrap();
+        is_done.await.unwrap();
     }
 
     #[test]

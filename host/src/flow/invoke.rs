@@ -9,11 +9,12 @@ use domain::{DType, InvocationId, Limits, Name, Outcome, TenantId, UsageCell};
 use runtime::{Failure, Graphs, Request, Response};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::Error;
 use super::bare::bare;
 use super::brief::{SMALL_BYTES, is_brief};
-use super::metered::{Recorded, Where, call, metered};
+use super::metered::{Recorded, Where, call, metered, span};
 use super::releases::{Body, Release};
 use super::signature::{check_answer, check_encoding, check_request};
 use crate::app::App;
@@ -95,7 +96,10 @@ where
         let answer = async {
             let loaded = match ready {
                 Some(release) => release,
-                None => host.releases.load(&host, tenant, &row, &cell).await?,
+                None => {
+                    let load = host.releases.load(&host, tenant, &row, &cell);
+                    Box::pin(load.instrument(span(id))).await?
+                }
             };
             let (graphs, settings) = (loaded.body.graphs(), loaded.settings.clone());
             let limits = &row.spec.limits;

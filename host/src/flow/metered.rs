@@ -1,13 +1,13 @@
-//! A call in a task of its own, with a live usage cell, recorded however it ends.
+//! A call with a live usage cell, recorded however it ends.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use domain::posting::{Call, CallKind, Finished};
-use domain::{Name, Outcome, TenantId, UsageCell};
+use domain::{InvocationId, Name, Outcome, TenantId, UsageCell};
 use futures::FutureExt as _;
 use journal::Record;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::Error;
 use super::brief::brief_first;
@@ -45,10 +45,10 @@ pub fn call(app: &App, kind: CallKind, tenant: TenantId, deployment: Option<(&Na
     }
 }
 
-/// Runs `work` for `call` in a task of its own and journals what it used before this returns. Nothing of
-/// any kind runs on another way, so this is where a host that drains or cannot keep records refuses.
+/// Runs `work` for `call` and journals what it used before this returns. Nothing of any kind runs on another
+/// way, so this is where a host that drains or cannot keep records refuses.
 ///
-/// The task goes on when the caller goes away, so the record is made all the same; whoever wants the
+/// The work goes on when the caller goes away, so the record is made all the same; whoever wants the
 /// work itself to end early cancels it through a token of its own. A panic becomes a host fault.
 pub async fn metered<T, F>(
     app: &Arc<App>,
@@ -85,14 +85,17 @@ where
     // It may be large, and is moved some times on its way to a thread.
     let work = Box::pin(work(cell.clone()));
     let host = app.clone();
-    // Whatever is logged on the way carries the call's id.
-    let span = tracing::error_span!("call", invocation = %call.invocation);
+    // To make a span takes longer than much of what a call does: in those of deployments, whoever logs says the id.
+    let span = match call.kind {
+        CallKind::Infer => Span::none(),
+        CallKind::Publish | CallKind::Deploy => span(call.invocation),
+    };
     let (used, guests) = (cell.clone(), app.guests.clone());
     let run = async move {
         let (outcome, value) = match AssertUnwindSafe(work).catch_unwind().await {
             Ok((outcome, value)) => (outcome, Some(value)),
             Err(_panic) => {
-                tracing::error!("a call panicked in the host");
+                tracing::error!(invocation = %call.invocation, "a call panicked in the host");
                 (Outcome::HostFault, None)
             }
         };
@@ -106,11 +109,14 @@ where
     let run = run.instrument(span);
     let ran = match begin {
         Where::Guests => guests.spawn(run).await,
-        Where::Here => tokio::spawn(brief_first(Box::pin(run), used, guests))
-            .await
-            .flatten(),
+        Where::Here => brief_first(Box::pin(run), used, guests).await,
     };
     ran.map_err(|_| Error::Internal)?
+}
+
+/// Whatever is logged within it carries the call's id.
+pub fn span(invocation: InvocationId) -> Span {
+    tracing::error_span!("call", %invocation)
 }
 
 /// Journals an ended call, then lets the next slice claim it.

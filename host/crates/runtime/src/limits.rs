@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{Limits, Outcome, UsageCell};
+use domain::{InvocationId, Limits, Outcome, UsageCell};
 use wasmtime::ResourceLimiter;
 
 /// Counts memory and table elements over all of a guest's instances.
@@ -12,6 +12,8 @@ pub(crate) struct Limiter {
     /// The first limit that the guest met. It may carry on; if it traps, this is why.
     denied: Option<Outcome>,
     cell: Arc<UsageCell>,
+    /// For the log.
+    invocation: InvocationId,
 }
 
 struct Gauge {
@@ -46,12 +48,13 @@ impl Gauge {
 }
 
 impl Limiter {
-    pub(crate) fn new(limits: &Limits, cell: Arc<UsageCell>) -> Self {
+    pub(crate) fn new(limits: &Limits, cell: Arc<UsageCell>, invocation: InvocationId) -> Self {
         Self {
             memory: Gauge::new(limits.memory_bytes),
             tables: Gauge::new(limits.table_elements),
             denied: None,
             cell,
+            invocation,
         }
     }
 
@@ -72,7 +75,8 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        tracing::debug!(error = format!("{error:#}"), "a guest's memory did not grow");
+        let invocation = self.invocation;
+        tracing::debug!(%invocation, error = format!("{error:#}"), "a guest's memory did not grow");
         self.memory.take_back();
         Ok(())
     }
@@ -86,7 +90,8 @@ impl ResourceLimiter for Limiter {
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        tracing::debug!(error = format!("{error:#}"), "a guest's table did not grow");
+        let invocation = self.invocation;
+        tracing::debug!(%invocation, error = format!("{error:#}"), "a guest's table did not grow");
         self.tables.take_back();
         Ok(())
     }
@@ -95,6 +100,7 @@ impl ResourceLimiter for Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
 
     #[test]
     fn limits_hold_over_all_memories_together() {
@@ -104,7 +110,7 @@ mod tests {
             table_elements: 10,
             ..Limits::default()
         };
-        let mut limiter = Limiter::new(&limits, Arc::clone(&cell));
+        let mut limiter = Limiter::new(&limits, Arc::clone(&cell), InvocationId(Uuid::nil()));
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(limiter.memory_growing(0, 40, None).unwrap());
         assert_eq!(limiter.denied(), None);

@@ -131,8 +131,8 @@ impl Failure {
         }
     }
 
-    fn host(error: &wasmtime::Error) -> Self {
-        tracing::error!(error = format!("{error:#}"), "a call could not be prepared");
+    fn host(error: &wasmtime::Error, invocation: InvocationId) -> Self {
+        tracing::error!(%invocation, error = format!("{error:#}"), "a call could not be prepared");
         Self {
             retryable: true,
             ..Self::new(Outcome::HostFault, "the call could not be prepared")
@@ -262,7 +262,7 @@ impl Pipeline {
         let guard = Arc::new(Guard::new(invocation.deadline, invocation.cancel.clone()));
         let mut store = self
             .store(&invocation, Arc::clone(&guard))
-            .map_err(|error| Failure::host(&error))?;
+            .map_err(|error| Failure::host(&error, invocation.invocation))?;
         let place = self.turns.place(invocation.tenant);
         let result = guard.drive(place, call(&mut store)).await;
         let counted = count_fuel(&mut store);

@@ -24,7 +24,8 @@ const BYTES_PER_FUEL: u64 = 8;
 const MACS_PER_FUEL: u64 = 1_000;
 
 pub(crate) struct State {
-    pub(crate) wasi: WasiCtx,
+    /// Made when the guest first asks for it: most never do.
+    wasi: Option<WasiCtx>,
     pub(crate) table: ResourceTable,
     pub(crate) limiter: Limiter,
     pub(crate) limits: Limits,
@@ -49,9 +50,9 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(usize::try_from(limits.handles).unwrap_or(usize::MAX));
         Self {
-            wasi: wasi::context(&notes),
+            wasi: None,
             table,
-            limiter: Limiter::new(&limits, Arc::clone(&invocation.cell)),
+            limiter: Limiter::new(&limits, Arc::clone(&invocation.cell), invocation.invocation),
             limits,
             cell: Arc::clone(&invocation.cell),
             guard,
@@ -94,7 +95,7 @@ impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.owed_fuel = self.owed_fuel.saturating_add(FUEL_PER_CALL);
         WasiCtxView {
-            ctx: &mut self.wasi,
+            ctx: self.wasi.get_or_insert_with(|| wasi::context(&self.notes)),
             table: &mut self.table,
         }
     }
