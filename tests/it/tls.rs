@@ -64,7 +64,7 @@ fn renew(names: &[&str], cert_file: &Path, key_file: &Path) -> anyhow::Result<Ce
 /// Longer than any test.
 pub const LONG: Duration = Duration::from_secs(3_600);
 
-/// A listener with `tls` that says hello, for up to `max` callers at once.
+/// A listener with `tls` that says hello, and panics elsewhere, for up to `max` callers at once.
 pub async fn hello(
     tls: Option<Tls>,
     max: u32,
@@ -72,7 +72,10 @@ pub async fn hello(
 ) -> anyhow::Result<(SocketAddr, CancellationToken)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let (address, stop) = (listener.local_addr()?, CancellationToken::new());
-    let router = Router::new().route("/", get(async || "hello"));
+    let panics = async || -> &'static str { panic!("as it was asked to") };
+    let router = Router::new()
+        .route("/", get(async || "hello"))
+        .route("/panics", get(panics));
     let allowed = Connections {
         max,
         header_timeout: patience,
@@ -81,6 +84,24 @@ pub async fn hello(
     };
     tokio::spawn(wattle::http::serve(listener, tls, router, allowed, stop.clone()));
     Ok((address, stop))
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_takes_no_connection_with_it() -> anyhow::Result<()> {
+    let (address, _stop) = hello(None, 1, LONG).await?;
+    let mut stream = TcpStream::connect(address).await?;
+    for (path, then) in [("/panics", "keep-alive"), ("/", "close")] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\nconnection: {then}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+    }
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies).await?;
+    assert!(
+        replies.starts_with("HTTP/1.1 500 ") && replies.contains(r#""code":"internal""#),
+        "{replies}"
+    );
+    assert!(replies.ends_with("hello"), "{replies}");
+    Ok(())
 }
 
 async fn over_tls(pair: &Pair) -> anyhow::Result<(SocketAddr, Reloader, CancellationToken)> {
