@@ -14,9 +14,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use axum::routing::post;
-use axum::{Json, Router};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tests::process::HostProcess;
 use tests::{Client, guests};
@@ -32,46 +29,14 @@ const WARM_UP_S: u64 = 2;
 const COLD: usize = 100;
 const COLD_GRAPHS: usize = 20;
 
-/// The argument that makes this program the bare handler.
-const BARE: &str = "bare-handler";
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    if std::env::args().any(|argument| argument == BARE) {
-        return bare_handler().await;
-    }
     let rows: Value = serde_json::from_slice(&guests::model("tabular.json")?)?;
     let body = json!({ "inputs": [
         { "name": "rows", "shape": [1, 100], "datatype": "FP32", "data": rows["rows"][0] },
     ] });
     cold(&body).await?;
     rates(&body).await
-}
-
-#[derive(Deserialize)]
-struct Infer {
-    inputs: Vec<Input>,
-}
-
-#[derive(Deserialize)]
-struct Input {
-    data: Vec<f32>,
-}
-
-/// Parses V2's JSON into numbers and says how many there were, until standard input is closed.
-async fn bare_handler() -> anyhow::Result<()> {
-    let count = async |Json(infer): Json<Infer>| {
-        let count: usize = infer.inputs.iter().map(|input| input.data.len()).sum();
-        Json(json!({ "numbers": count }))
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", listener.local_addr()?);
-    let serving = axum::serve(listener, Router::new().route("/", post(count)));
-    let parent_gone = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
-    tokio::select! {
-        served = serving => Ok(served?),
-        _ = parent_gone => Ok(()),
-    }
 }
 
 /// The bare handler in a process of its own.
@@ -82,8 +47,7 @@ struct Bare {
 
 impl Bare {
     fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg(BARE)
+        let mut child = Command::new(guests::binary("bare-handler")?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

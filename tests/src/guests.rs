@@ -37,12 +37,25 @@ pub fn rust_has_wasm() -> bool {
     output.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 
-/// The `wattle` binary beside the test binary.
+/// The `wattle` binary.
 pub fn wattle() -> anyhow::Result<PathBuf> {
-    let mut path = std::env::current_exe()?;
-    path.pop();
-    path.pop();
-    path.push("wattle");
+    binary("wattle")
+}
+
+/// Where the workspace's binaries are, if not beside that of the tests: benches measure those of a release.
+const BINARIES: &str = "WATTLE_TEST_BINARIES";
+
+/// A binary of the workspace.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = match std::env::var_os(BINARIES) {
+        Some(folder) => folder.into(),
+        None => {
+            let tests = std::env::current_exe()?;
+            let folder = tests.parent().and_then(Path::parent);
+            folder.context("the tests are in no folder")?.to_owned()
+        }
+    };
+    let path = folder.join(name);
     anyhow::ensure!(
         path.exists(),
         "{} is missing: run cargo build --workspace",
