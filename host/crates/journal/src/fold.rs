@@ -4,6 +4,7 @@
 //! needed and to write a checkpoint at the head of each new one.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use domain::energy::Reading;
 use domain::posting::{Finished, Posting, PostingKind, Slice};
@@ -69,7 +70,7 @@ pub(crate) struct State {
     undrained: VecDeque<Pinned<Undrained>>,
     /// Those of the last cuts.
     slices: VecDeque<Pinned<Unclosed>>,
-    finished: BTreeMap<InvocationId, Pinned<Option<Finished>>>,
+    finished: BTreeMap<InvocationId, Pinned<Option<Arc<Finished>>>>,
     /// How many of `finished` each segment holds.
     finished_in: BTreeMap<u64, u64>,
     /// Calls whose outcome is claimed in `slices`.
@@ -139,7 +140,7 @@ impl State {
         });
     }
 
-    fn finish(&mut self, segment: u64, finished: &Finished) {
+    fn finish(&mut self, segment: u64, finished: &Arc<Finished>) {
         let invocation = finished.call.invocation;
         if self.ended.contains(&invocation) {
             return;
@@ -243,6 +244,7 @@ impl State {
             .finished
             .values_mut()
             .filter_map(|pinned| pinned.record.take())
+            .map(Arc::unwrap_or_clone)
             .collect();
         self.replaying = false;
         let at_rest = &self.at_rest;

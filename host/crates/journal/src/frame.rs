@@ -9,14 +9,20 @@ use crate::record::Entry;
 
 const HEADER: usize = 8;
 
-/// The frame of `payload`, which has at most [`MAX_RECORD_BYTES`].
-pub(crate) fn encode(payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(HEADER + payload.len());
+/// Most frames are those of calls, which fit into this.
+const USUAL_BYTES: usize = 256;
+
+/// A frame around what `write` appends to the bytes it is given: at most [`MAX_RECORD_BYTES`].
+pub(crate) fn encode<E>(write: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>) -> Result<Vec<u8>, E> {
+    let mut frame = Vec::with_capacity(USUAL_BYTES);
+    frame.resize(HEADER, 0);
+    let mut frame = write(frame)?;
+    let payload = &frame[HEADER..];
     // The cap is far below u32::MAX.
-    frame.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    frame.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
-    frame.extend_from_slice(payload);
-    frame
+    let (length, crc) = (payload.len() as u32, crc32fast::hash(payload));
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame[4..HEADER].copy_from_slice(&crc.to_le_bytes());
+    Ok(frame)
 }
 
 /// What stands at a place in a segment.
@@ -83,6 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::framed;
 
     fn payload(text: &str) -> Vec<u8> {
         [&[crate::record::VERSION, 1][..], text.as_bytes()].concat()
@@ -104,9 +111,9 @@ mod tests {
 
     fn segment() -> Vec<u8> {
         [
-            encode(&payload("first")),
-            encode(&payload("second")),
-            encode(&payload("third")),
+            framed(&payload("first")),
+            framed(&payload("second")),
+            framed(&payload("third")),
         ]
         .concat()
     }
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn a_flipped_byte_is_damage_in_the_middle_and_torn_at_the_end() {
         let whole = segment();
-        let last = whole.len() - encode(&payload("third")).len();
+        let last = whole.len() - framed(&payload("third")).len();
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
@@ -142,7 +149,7 @@ mod tests {
         assert_eq!(read(&hollow).0.len(), 2);
         assert_eq!(read(&hollow).1, Next::Torn);
         // Zeros with something behind them are no tail.
-        zeros.extend(encode(&payload("fourth")));
+        zeros.extend(framed(&payload("fourth")));
         assert_eq!(read(&zeros).1, Next::Corrupt);
     }
 
@@ -150,7 +157,7 @@ mod tests {
         #[test]
         fn a_cut_anywhere_leaves_a_prefix(texts in prop::collection::vec(".{0,40}", 1..6)) {
             let payloads: Vec<_> = texts.iter().map(|text| payload(text)).collect();
-            let frames: Vec<_> = payloads.iter().map(|payload| encode(payload)).collect();
+            let frames: Vec<_> = payloads.iter().map(|payload| framed(payload)).collect();
             let whole = frames.concat();
             for cut in 0..=whole.len() {
                 let (found, end) = read(&whole[..cut]);

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::record::EntryRef;
 use crate::writer::{self, Command, Done, Settings, Shared, Writer};
-use crate::{JournalError, Record, Recovered, frame, segment};
+use crate::{JournalError, Record, Recovered, segment};
 
 /// Commands that wait for the writer before senders wait too.
 const QUEUE: usize = 1024;
@@ -21,7 +21,7 @@ const QUEUE: usize = 1024;
 /// What a record has survived when [`Journal::append`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// A kill of the host: it is written, and synced in the background within 10 ms.
+    /// A kill of the host: it is written, and synced in the background, within 10 ms where the disk syncs in three.
     Standard,
     /// A power cut too: it is synced, together with whatever was appended at the same time.
     Strict,
@@ -118,7 +118,7 @@ impl Journal {
     /// Writes a record and returns when it has survived what the mode promises. A caller that goes
     /// away before that may or may not have written it.
     pub async fn append(&self, record: &Record) -> Result<(), JournalError> {
-        let frame = frame::encode(&EntryRef::Record(record).encode()?);
+        let frame = EntryRef::Record(record).frame()?;
         // The way through the thread costs two changes of context, several times the write itself. When
         // another writes now, or what comes is more than a write, that is where it is done.
         if let Ok(mut writer) = self.inner.writer.try_lock()

@@ -39,5 +39,5 @@ pub use record::Record;
 pub use recovered::{Head, Recovered, Unsealed};
 pub use segment::Torn;
 
-/// The most bytes that one record may have, encoded. A window of a hundred thousand lines fits.
-pub const MAX_RECORD_BYTES: usize = 32 << 20;
+/// The most bytes that one record may have, encoded. A window of half a million lines fits.
+pub const MAX_RECORD_BYTES: usize = 128 << 20;

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::fold::Checkpoint;
-use crate::{JournalError, MAX_RECORD_BYTES, older};
+use crate::{JournalError, MAX_RECORD_BYTES, frame, older};
 
 /// The version of the encoding. A change of any type below needs a new one.
 pub(crate) const VERSION: u8 = 4;
@@ -79,16 +79,24 @@ pub(crate) enum DecodeError {
 }
 
 impl EntryRef<'_> {
-    /// The payload of a frame.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, JournalError> {
-        let payload = postcard::to_extend(self, vec![VERSION]).map_err(JournalError::Encode)?;
-        if payload.len() > MAX_RECORD_BYTES {
+    /// The frame of an entry.
+    pub(crate) fn frame(&self) -> Result<Vec<u8>, JournalError> {
+        frame::encode(|frame| self.encode(frame))
+    }
+
+    /// Appends the payload of a frame.
+    fn encode(&self, mut to: Vec<u8>) -> Result<Vec<u8>, JournalError> {
+        let begun = to.len();
+        to.push(VERSION);
+        let to = postcard::to_extend(self, to).map_err(JournalError::Encode)?;
+        let bytes = to.len() - begun;
+        if bytes > MAX_RECORD_BYTES {
             return Err(JournalError::RecordTooLarge {
-                bytes: payload.len() as u64,
+                bytes: bytes as u64,
                 limit: MAX_RECORD_BYTES as u64,
             });
         }
-        Ok(payload)
+        Ok(to)
     }
 }
 
@@ -164,7 +172,7 @@ mod tests {
         for record in records() {
             let third = written::<Transfer>(THIRD, &record);
             let second = written::<older::Transfer>(SECOND, &record);
-            let new = EntryRef::Record(&record).encode().unwrap();
+            let new = EntryRef::Record(&record).encode(Vec::new()).unwrap();
             for old in [third, second, new] {
                 assert!(Entry::plausible(&old));
                 assert_eq!(Entry::decode(&old[..old.len() - 1]), Err(DecodeError::Malformed));
@@ -179,7 +187,7 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         for version in [1, VERSION + 1] {
-            let mut payload = EntryRef::Record(&started(1, 0, 100)).encode().unwrap();
+            let mut payload = EntryRef::Record(&started(1, 0, 100)).encode(Vec::new()).unwrap();
             payload[0] = version;
             assert_eq!(Entry::decode(&payload), Err(DecodeError::Version(version)));
             assert!(!Entry::plausible(&payload));

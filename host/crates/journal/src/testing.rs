@@ -15,9 +15,15 @@ use domain::{Digest, Epoch, InvocationId, NodeId, Outcome, TenantId, Usage};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::Record;
+use crate::{Record, frame};
 
 pub(crate) const NODE: NodeId = NodeId(Uuid::from_u128(1));
+
+/// The frame of a payload.
+pub(crate) fn framed(payload: &[u8]) -> Vec<u8> {
+    let write = |frame: Vec<u8>| Ok::<_, std::convert::Infallible>([&frame, payload].concat());
+    frame::encode(write).unwrap()
+}
 
 pub(crate) fn at(second: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(1_800_000_000 + second).unwrap()

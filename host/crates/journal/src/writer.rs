@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::fold::State;
 use crate::record::EntryRef;
 use crate::sync::Syncer;
-use crate::{JournalError, Mode, Record, frame, segment};
+use crate::{JournalError, Mode, Record, segment};
 
 /// The most commands that share one sync.
 const BATCH: usize = 1024;
@@ -363,7 +363,7 @@ impl Writer {
     }
 
     fn write_checkpoint(&mut self) -> Result<(), JournalError> {
-        let frame = frame::encode(&EntryRef::Checkpoint(self.state.checkpoint()).encode()?);
+        let frame = EntryRef::Checkpoint(self.state.checkpoint()).frame()?;
         self.write(&frame)?;
         self.head_bytes = frame.len() as u64;
         Ok(())

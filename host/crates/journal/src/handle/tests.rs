@@ -391,7 +391,7 @@ async fn a_record_of_a_newer_host_is_not_taken_for_damage() {
     let path = dir.path().join(&segments(dir.path())[0]);
     let mut bytes = std::fs::read(&path).unwrap();
     let newer = crate::record::VERSION + 1;
-    bytes.extend(crate::frame::encode(&[newer, 0, 0]));
+    bytes.extend(framed(&[newer, 0, 0]));
     std::fs::write(&path, &bytes).unwrap();
     let error = Journal::open(dir.path(), OPTIONS).map(|_| ()).unwrap_err();
     assert!(

@@ -1,6 +1,7 @@
 use std::fs::OpenOptions;
 
 use super::*;
+use crate::frame;
 use crate::record::Entry;
 use crate::testing::*;
 
@@ -23,7 +24,7 @@ type Answer = oneshot::Receiver<Result<(), JournalError>>;
 
 fn append(n: u128) -> (Command, Answer) {
     let record = Record::Finished(finished(n, 1).into());
-    let frame = frame::encode(&EntryRef::Record(&record).encode().unwrap());
+    let frame = EntryRef::Record(&record).frame().unwrap();
     let (done, answer) = oneshot::channel();
     (
         Command::Append {
@@ -83,7 +84,7 @@ fn standard_appends_are_written_before_the_answer_and_synced_behind_it() {
 /// The code of an answer at once, or `thread` if the record is for the thread.
 fn at_once(writer: &mut Writer, n: u128) -> &'static str {
     let record = Record::Finished(finished(n, 1).into());
-    let frame = frame::encode(&EntryRef::Record(&record).encode().unwrap());
+    let frame = EntryRef::Record(&record).frame().unwrap();
     let answer = writer.append_at_once(&frame, &record);
     answer.map_or("thread", |written| {
         written.map_or_else(|error| error.code(), |()| "ok")
@@ -176,7 +177,7 @@ fn every_segment_begins_with_the_state_that_replay_has_there() {
         ]
     });
     for record in std::iter::once(started(1, 0, 100)).chain(records) {
-        let frame = frame::encode(&EntryRef::Record(&record).encode().unwrap());
+        let frame = EntryRef::Record(&record).frame().unwrap();
         writer.append(&frame, &record).unwrap();
     }
     assert!(writer.segments.len() > 10);
