@@ -58,7 +58,8 @@ async fn every_type_goes_through_unchanged() -> anyhow::Result<()> {
         ("UINT64", json!([0, u64::MAX])),
         ("INT64", json!([i64::MIN, i64::MAX])),
         ("FP32", json!([-1.5, 16_777_216.0])),
-        ("FP64", json!([1e-300, f64::MAX])),
+        // The first is one of those that a quick parser gets wrong by a bit.
+        ("FP64", json!([0.20065696742249206, f64::MAX])),
         ("BYTES", json!(["", "Grüße \u{0}\n"])),
     ];
     for (datatype, data) in &cases {
