@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 
 /// Connections that call at once, each as soon as it has its answer.
 pub const CONNECTIONS: u32 = 16;
@@ -18,6 +19,12 @@ pub struct Load {
     pub p50_ms: f64,
     /// Milliseconds that 99 in a hundred calls took at most.
     pub p99_ms: f64,
+}
+
+/// A call with one input of FP32, its members in the order of V2's own examples, which clients keep: the elements come
+/// behind their type, so that they can be read at once.
+pub fn call(name: &str, shape: &[u32], data: &Value) -> String {
+    format!(r#"{{"inputs":[{{"name":"{name}","shape":{shape:?},"datatype":"FP32","data":{data}}}]}}"#)
 }
 
 /// Posts the JSON in `body` to `url` for some seconds, with a bearer key if the server wants one.

@@ -90,9 +90,7 @@ impl Side {
     async fn load(&mut self, seconds: u64) -> anyhow::Result<(f64, String)> {
         let body = self.host.data().join("body.json");
         let numbers: Vec<f32> = (0..100_u8).map(|n| f32::from(n) / 7.0).collect();
-        let call =
-            json!({ "inputs": [{ "name": "x", "shape": [100], "datatype": "FP32", "data": numbers }] });
-        std::fs::write(&body, call.to_string())?;
+        std::fs::write(&body, hey::call("x", &[100], &json!(numbers)))?;
         let url = self.manager.url("/v2/models/echo/infer");
         let before = self.spent()?;
         let load = hey(&url, self.manager.key(), &body, seconds).await?;

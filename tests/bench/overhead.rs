@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     let one = http_median_us(&tenant, &row).await?;
     println!("  {:<18}{one:>9.1}   one connection", "HTTP, guest");
     let file = host.data().join("body.json");
-    std::fs::write(&file, body(&row).to_string())?;
+    std::fs::write(&file, hey::call("rows", &[1, 100], &row))?;
     let url = tenant.invoke.url("/v2/models/tabular/infer");
     let load = hey(&url, tenant.invoke.key(), &file, HTTP_SECONDS).await?;
     println!(

@@ -116,7 +116,7 @@ async fn rates(body: &Value) -> anyhow::Result<()> {
     deploy(&manager, "tabular", Some("tabular")).await?;
     let bare = Bare::start()?;
     let file = host.data().join("body.json");
-    std::fs::write(&file, body.to_string())?;
+    std::fs::write(&file, hey::call("rows", &[1, 100], &body["inputs"][0]["data"]))?;
     let url = manager.url("/v2/models/tabular/infer");
     hey(&url, manager.key(), &file, WARM_UP_S).await?;
     hey(&bare.url, None, &file, WARM_UP_S).await?;

@@ -27,6 +27,23 @@ pub fn input(datatype: &str, shape: &Value, data: &Value) -> Value {
     json!({ "inputs": [{ "name": "x", "shape": shape, "datatype": datatype, "data": data }] })
 }
 
+/// A call of a mirror whose input has its members in the order of the protocol's own examples. A [`Value`] has them in
+/// that of the alphabet, where elements come before their type.
+async fn call_in_order(
+    tenant: &Tenant,
+    deployment: &str,
+    datatype: &str,
+    shape: &Value,
+    data: &Value,
+) -> anyhow::Result<Answer> {
+    let body = format!(
+        r#"{{"inputs":[{{"name":"x","shape":{shape},"datatype":"{datatype}","data":{data},"more":[{{}}]}}]}}"#
+    );
+    let path = format!("/v2/models/{deployment}/infer");
+    let request = tenant.invoke.request(reqwest::Method::POST, &path);
+    tenant.invoke.send(request.body(body)).await
+}
+
 /// Checks that an answer is an error in the protocol's form, and gives its text.
 pub fn refused(answer: &Answer, status: u16, code: &str) -> anyhow::Result<String> {
     let body = &answer.body;
@@ -68,6 +85,10 @@ async fn every_type_goes_through_unchanged() -> anyhow::Result<()> {
             .await?
             .expect(200)?;
         let output = json!([{ "name": "x", "datatype": datatype, "shape": [2], "data": data }]);
+        assert_eq!(body["outputs"], output, "{datatype}");
+        let body = call_in_order(&tenant, &name, datatype, &json!([2]), data)
+            .await?
+            .expect(200)?;
         assert_eq!(body["outputs"], output, "{datatype}");
         let empty = call(&tenant, &name, &input(datatype, &json!([0]), &json!([])))
             .await?
@@ -184,6 +205,13 @@ async fn what_does_not_fit_is_refused_by_name_and_costs_nothing() -> anyhow::Res
         let error = refused(&answer, 422, "invalid_field").context(data.to_string())?;
         assert!(error.starts_with("inputs[0].data:"), "{datatype}: {error}");
         assert_eq!(answer.receipt, None);
+        let answer = call_in_order(&tenant, &name, datatype, &json!([1]), data).await?;
+        let error = refused(&answer, 422, "invalid_field").context(data.to_string())?;
+        let field = match *datatype {
+            "BYTES" => "inputs[0].data:",
+            _ => "inputs[0].data[0]",
+        };
+        assert!(error.starts_with(field), "{datatype}: {error}");
     }
     let (one, x) = (json!([1]), |more: Value| json!({ "inputs": [more] }));
     let good = json!({ "name": "x", "shape": [1], "datatype": "FP32", "data": [1.0] });
@@ -211,11 +239,23 @@ async fn what_does_not_fit_is_refused_by_name_and_costs_nothing() -> anyhow::Res
         ),
         (
             x(json!({ "name": "x", "shape": [1], "datatype": "FP32" })),
-            "inputs[0]",
+            "inputs[0].data:",
         ),
+        (x(json!(["x", [1], "FP32", {}, [1.0]])), "inputs[0]:"),
         (outputs(json!([{ "name": "y" }])), "outputs[0]:"),
         (outputs(json!([{ "name": "x" }, { "name": "x" }])), "outputs[1]:"),
     ];
+    let (tail, path) = (r#""name":"x","shape":[1]}]}"#, "/v2/models/fp32-1/infer");
+    for (twice, field) in [
+        (r#""datatype":"FP32","data":[1.0],"datatype":"INT32""#, "datatype"),
+        (r#""datatype":"FP32","data":[1.0],"data":[2.0]"#, "data"),
+    ] {
+        let request = tenant.invoke.request(reqwest::Method::POST, path);
+        let body = format!(r#"{{"inputs":[{{{twice},{tail}"#);
+        let answer = tenant.invoke.send(request.body(body)).await?;
+        let error = refused(&answer, 422, "invalid_field")?;
+        assert!(error.contains(&format!("duplicate field `{field}`")), "{error}");
+    }
     for (body, field) in cases {
         let answer = call(&tenant, "fp32-1", &body).await?;
         let error = refused(&answer, 422, "invalid_field").context(body.to_string())?;
