@@ -24,6 +24,7 @@
 //!   that was sealed before cites without its hash saying so: see [`Posting::verify`].
 //! - Version 4: model work has its tokens after its busy time. A line without any is encoded as before.
 
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -57,14 +58,41 @@ pub(crate) const SUCCESSION: u8 = 19;
 pub(crate) struct Encoder {
     pub(crate) bytes: Vec<u8>,
     version: u8,
+    /// What is hashed already of that which is hashed as it comes.
+    hashed: Option<Sha256>,
 }
+
+/// Most of what is encoded by itself, such as a line, is shorter.
+const USUAL_BYTES: usize = 256;
+
+/// So much is encoded before it is hashed, of what is hashed as it comes.
+const PART_BYTES: usize = 16 << 10;
 
 impl Encoder {
     /// An encoder of what begins with `kind` and the version, or, where the kind is that of the tree, with
     /// the version alone.
     pub(crate) fn new(kind: Option<u8>, version: u8) -> Self {
-        let bytes = kind.into_iter().chain([version]).collect();
-        Self { bytes, version }
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        bytes.extend(kind.into_iter().chain([version]));
+        Self {
+            bytes,
+            version,
+            hashed: None,
+        }
+    }
+
+    /// An encoder of what is wanted for its digest alone, and may be long: it keeps little of it.
+    fn hashing(kind: u8, version: u8) -> Self {
+        Self {
+            hashed: Some(Sha256::new()),
+            ..Self::new(Some(kind), version)
+        }
+    }
+
+    /// The digest of all that was encoded.
+    fn into_digest(self) -> Digest {
+        let hashed = self.hashed.unwrap_or_default();
+        Digest(hashed.chain_update(&self.bytes).finalize().into())
     }
 
     fn u8(&mut self, value: u8) {
@@ -114,6 +142,12 @@ impl Encoder {
         self.u64(items.len() as u64);
         for item in items {
             encode(self, item);
+            if let Some(hashed) = &mut self.hashed
+                && self.bytes.len() >= PART_BYTES
+            {
+                hashed.update(&self.bytes);
+                self.bytes.clear();
+            }
         }
     }
 
@@ -256,7 +290,7 @@ impl Encoder {
 
 /// The digest of a window's inputs: the readings where it begins, its slices, and what a crash left.
 pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Crash>) -> Digest {
-    let mut to = Encoder::new(Some(INPUTS), VERSION);
+    let mut to = Encoder::hashing(INPUTS, VERSION);
     to.list(baseline, Encoder::reading);
     to.list(slices, Encoder::slice);
     to.option(crash, |to, crash| {
@@ -264,7 +298,7 @@ pub fn inputs_digest(baseline: &[Reading], slices: &[Slice], crash: Option<&Cras
         to.list(&crash.readings, Encoder::reading);
         to.list(&crash.finished, Encoder::finished);
     });
-    Digest::of(&to.bytes)
+    to.into_digest()
 }
 
 /// The digest of an allocation's inputs: its span, what it cites, what there is and who reserved what.
@@ -283,7 +317,7 @@ pub fn allocation_digest(allocation: &Allocation) -> Digest {
         to.uuid(&tenant.0);
         to.reserved(reserved);
     });
-    Digest::of(&to.bytes)
+    to.into_digest()
 }
 
 /// The digest of a correction: all of it. Its amount is its 64 bits as they are, a sign first.
@@ -298,7 +332,7 @@ pub fn correction_digest(correction: &Correction) -> Digest {
     to.digest(&correction.cites);
     to.text(&correction.reason);
     to.uuid(&correction.key);
-    Digest::of(&to.bytes)
+    to.into_digest()
 }
 
 impl ReceiptLine {
@@ -365,6 +399,27 @@ impl Posting {
         to.u64(self.lines.len() as u64);
         to.digest(&self.merkle_root);
         to.digest(&self.input_digest);
-        Digest::of(&to.bytes)
+        to.into_digest()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hashed_as_it_comes_has_the_digest_of_the_whole() {
+        for items in [0, 1, 3 * PART_BYTES] {
+            let items = vec![7; items];
+            let (mut whole, mut parts) = (
+                Encoder::new(Some(INPUTS), VERSION),
+                Encoder::hashing(INPUTS, VERSION),
+            );
+            for to in [&mut whole, &mut parts] {
+                to.list(&items, |to, item| to.u8(*item));
+                to.text("behind it");
+            }
+            assert_eq!(parts.into_digest(), Digest::of(&whole.bytes));
+        }
     }
 }

@@ -142,7 +142,8 @@ struct Learnt {
     /// What the parts of the slice cost that are known by now. Not kept over a restart.
     #[serde(skip)]
     parts: Tally,
-    /// The weights of the classes that were asked for since it learnt last: to find them takes longer than to use them.
+    /// The weights of the classes that were asked for since it learnt last, and since the last slice: to find them takes
+    /// longer than to use them.
     #[serde(skip)]
     asked: BTreeMap<Class, Weights>,
     /// Dynamic energy and the cost by weights, over about [`Learnt::MEMORY_S`]: their ratio turns a cost
@@ -304,6 +305,8 @@ impl Estimator {
     /// journalled. A root of which nothing is known yet has none.
     pub fn weights(&mut self, before: &[Reading], slice: &Slice) -> Vec<RootWeights> {
         let of = |learnt: &mut Learnt| {
+            // Also of a root that learns no more, as long as its meter does not answer.
+            learnt.asked.clear();
             let of_root = |reading: &&Reading| reading.root.name == learnt.root.name;
             let (before, now) = (before.iter().find(of_root)?, slice.readings.iter().find(of_root)?);
             Span::between(before, now)?;

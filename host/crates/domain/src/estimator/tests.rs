@@ -28,6 +28,20 @@ fn usage(cpu_ms: u64) -> Usage {
     }
 }
 
+#[test]
+fn what_was_asked_for_is_forgotten_with_the_slice_also_while_a_meter_is_silent() {
+    let mut bench = Bench::new(Provenance::Measured);
+    let mut slice = bench.second(&[(1, 500)], 0, 30.0);
+    slice.readings.clear();
+    for n in 0..3 {
+        assert!(bench.estimator.provisional_uj(&call(n), &usage(1)).is_some());
+    }
+    let asked = |bench: &Bench| bench.estimator.roots[0].asked.len();
+    assert!(asked(&bench) >= 3);
+    bench.estimator.weights(&bench.last, &slice);
+    assert_eq!(asked(&bench), 0);
+}
+
 /// A machine of 20 W of floor whose power is a function of what calls and others use, in CPUs.
 struct Bench {
     estimator: Estimator,
