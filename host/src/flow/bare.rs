@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use domain::{Outcome, Tensor, usage};
 use inference::{ComputeError, GraphHandle};
-use runtime::{Failure, Invocation, Request, RequestedOutput, Response, graph_failure, metered};
+use runtime::{Failure, Invocation, Request, RequestedOutput, Response, graph_failure};
 
-/// Runs the graph at the fuel that a guest's `compute` would cost, within the same limits.
+/// Runs the graph, for whoever meters it, at the fuel that a guest's `compute` would cost, within the same limits.
 pub(super) async fn bare(
     graph: &Arc<GraphHandle>,
     request: Request,
@@ -17,7 +17,7 @@ pub(super) async fn bare(
         let over = format!("the inputs and parameters have {moved} bytes: raise limits.tensor_bytes");
         return Err(Failure::new(Outcome::TensorsExceeded, over));
     }
-    let macs = metered(&inv.cell, || graph.cost_macs(&shapes(graph, &request.inputs)));
+    let macs = graph.cost_macs(&shapes(graph, &request.inputs));
     let fuel = usage::compute_fuel(macs, moved);
     if fuel > inv.limits.fuel {
         let over = format!("the graph costs {fuel} fuel: raise limits.fuel");

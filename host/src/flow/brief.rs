@@ -41,7 +41,7 @@ impl Habit {
     }
 }
 
-/// Whether a call has been brief so far.
+/// Whether a call has been brief so far, up to when it last waited.
 pub fn is_brief(cell: &UsageCell) -> bool {
     cell.cpu_ns() <= BRIEF_NS && cell.bytes_out() <= SMALL_BYTES
 }

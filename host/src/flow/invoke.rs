@@ -1,6 +1,7 @@
 //! Invoke: admit, queue, instantiate, run, record, reply.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,13 +106,15 @@ where
             let limits = &row.spec.limits;
             let mut inv = invocation(id, tenant, limits, &cell, cancel, graphs, settings);
             inv.deadline = deadline;
-            let answer = run(&loaded, request, inv).await;
-            // What was long, or answers much, is written on the guests' threads too.
-            if !is_brief(&cell) {
-                tokio::task::yield_now().await;
-            }
-            let encode = |response| (encoding.encode)(&callers_id, row.number, response, &row.spec.limits);
-            let reply = answer.and_then(|response| runtime::metered(&cell, || encode(response)));
+            let reply = pin!(async {
+                let response = run(&loaded, request, inv).await?;
+                // What was long when it last waited, or answers much, is written on the guests' threads too.
+                if !is_brief(&cell) {
+                    tokio::task::yield_now().await;
+                }
+                (encoding.encode)(&callers_id, row.number, response, limits)
+            });
+            let reply = runtime::metered_polls(&cell, reply).await;
             loaded.habit.note(&cell);
             Ok(reply?)
         };

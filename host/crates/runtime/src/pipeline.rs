@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use domain::{InvocationId, Limits, Outcome, Parameter, Signature, TenantId, Tensor, UsageCell};
@@ -195,12 +196,12 @@ impl Pipeline {
             let guest = self.exports.instantiate_async(&mut *store).await?;
             guest.wattle_pipeline_handler().call_describe(store).await
         };
-        let described = async {
+        let described = pin!(async {
             match self.run(invocation, call).await? {
                 Ok(signature) => convert::signature(signature),
                 Err(failure) => Err(convert::failure(failure)),
             }
-        };
+        });
         metered_polls(&cell, described).await
     }
 
@@ -211,7 +212,8 @@ impl Pipeline {
     /// Any outcome but `Ok`. The invocation's cell is complete in either case.
     pub async fn infer(&self, request: Request, invocation: Invocation) -> Result<Response, Failure> {
         let cell = Arc::clone(&invocation.cell);
-        metered_polls(&cell, self.answer(request, invocation)).await
+        let answer = pin!(self.answer(request, invocation));
+        metered_polls(&cell, answer).await
     }
 
     async fn answer(&self, request: Request, invocation: Invocation) -> Result<Response, Failure> {
@@ -264,7 +266,7 @@ impl Pipeline {
             .store(&invocation, Arc::clone(&guard))
             .map_err(|error| Failure::host(&error, invocation.invocation))?;
         let place = self.turns.place(invocation.tenant);
-        let result = guard.drive(place, call(&mut store)).await;
+        let result = guard.drive(place, pin!(call(&mut store))).await;
         let counted = count_fuel(&mut store);
         let result = result.and_then(|answer| Ok(counted.map(|()| answer)?));
         result.map_err(|error| {
