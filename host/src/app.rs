@@ -194,7 +194,7 @@ impl App {
                 ground.guests.metrics().num_workers(),
             ))?,
             inference: inference(&config, ground.graph_worker),
-            live: Live::default(),
+            live: Live::new(config.slice_calls()),
             admission: Admission::new(
                 config.concurrency,
                 config.tenant_share(),

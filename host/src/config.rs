@@ -81,6 +81,10 @@ pub struct ServeArgs {
     /// Slices in a window.
     #[arg(long, env = "WATTLE_WINDOW_SLICES", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub window_slices: u64,
+    /// Claims, one for each slice of each call, after which a window has slices enough, if it lasts a second: what it
+    /// holds is in memory some times over, and is one record and one transaction.
+    #[arg(long, env = "WATTLE_WINDOW_CLAIMS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub window_claims: u32,
     /// Where the kernel shows meters: RAPL and hwmon are looked for in `class` below it.
     #[arg(long, env = "WATTLE_METER_SYS", value_name = "PATH", default_value = "/sys")]
     pub meter_sys: PathBuf,
@@ -441,6 +445,12 @@ impl ServeArgs {
             max: 64,
             ..self.connections()
         }
+    }
+
+    /// With so many calls that ended in it, a slice is cut before its time. A second of them makes a window of several
+    /// slices.
+    pub fn slice_calls(&self) -> usize {
+        self.window_claims as usize * 8
     }
 
     /// The time between two readings.

@@ -65,3 +65,4 @@ mod tls;
 mod usage;
 mod v2;
 mod vad;
+mod windows;

@@ -89,18 +89,13 @@ struct Flags {
     serve: ServeArgs,
 }
 
-/// The flags of a host on `data`, with windows of four slices of 50 ms.
+/// The flags of a host on `data`, with windows of four slices of 50 ms unless they say otherwise.
 pub fn flags(data: &Path, more: &[&str]) -> anyhow::Result<ServeArgs> {
     let data = data.to_string_lossy().into_owned();
-    let mut all = vec![
-        "wattle",
-        "--data",
-        &data,
-        "--slice-ms",
-        "50",
-        "--window-slices",
-        "4",
-    ];
+    let mut all = vec!["wattle", "--data", &data];
+    if !more.contains(&"--slice-ms") {
+        all.extend(["--slice-ms", "50", "--window-slices", "4"]);
+    }
     all.extend(more);
     Ok(Flags::try_parse_from(all)?.serve)
 }

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::posting::{Call, Claim, Finished, Posting};
 use domain::{InvocationId, Usage, UsageCell};
+use tokio::sync::Notify;
 
 use super::Error;
 
 /// Running calls by invocation, and what ended since the last slice was cut.
-#[derive(Default)]
 pub struct Live {
     state: Mutex<State>,
+    /// So many ended calls are enough for a slice.
+    many: usize,
+    full: Notify,
 }
 
 #[derive(Default)]
@@ -27,15 +30,62 @@ struct State {
 struct Running {
     call: Call,
     cell: Arc<UsageCell>,
-    claimed: Usage,
-    glanced: Usage,
+    seen: Seen,
 }
 
 struct Ended {
     finished: Arc<Finished>,
-    claimed: Usage,
-    /// None once a glance has seen the end.
-    glanced: Option<Usage>,
+    /// What was seen of it before it ended.
+    seen: Seen,
+    /// Whether a glance has seen the end.
+    glanced: bool,
+}
+
+/// What slices and glances have seen of a call. Most end before there is any.
+#[derive(Default)]
+struct Seen {
+    claimed: Option<Box<Usage>>,
+    glanced: Option<Box<Usage>>,
+}
+
+/// What was used after what was seen last.
+fn since(usage: &Usage, seen: Option<&Usage>) -> Usage {
+    usage.since(seen.unwrap_or(&Usage::default()))
+}
+
+/// What was used up to `now` after what was seen last, if anything, and notes it.
+fn more(seen: &mut Option<Box<Usage>>, now: Usage) -> Option<Usage> {
+    let is_old = match seen {
+        Some(seen) => **seen == now,
+        None => now == Usage::default(),
+    };
+    if is_old {
+        return None;
+    }
+    let more = since(&now, seen.as_deref());
+    *seen = Some(Box::new(now));
+    Some(more)
+}
+
+impl Running {
+    fn claim(&self, usage: Usage) -> Claim {
+        Claim {
+            call: self.call.clone(),
+            usage,
+            outcome: None,
+        }
+    }
+}
+
+impl Ended {
+    /// What it used after what was seen of it last.
+    fn claim(&self, seen: Option<&Usage>) -> Claim {
+        Claim {
+            call: self.finished.call.clone(),
+            usage: since(&self.finished.usage, seen),
+            outcome: Some(self.finished.outcome),
+        }
+    }
 }
 
 /// An ended call whose last line is not in the ledger yet.
@@ -48,6 +98,15 @@ pub struct Pending {
 }
 
 impl Live {
+    /// No calls yet; a slice is full when `many` have ended in it.
+    pub fn new(many: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            many,
+            full: Notify::new(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -58,8 +117,7 @@ impl Live {
         let running = Running {
             call,
             cell,
-            claimed: Usage::default(),
-            glanced: Usage::default(),
+            seen: Seen::default(),
         };
         let mut state = self.state();
         if state.draining {
@@ -84,8 +142,7 @@ impl Live {
         let mut state = self.state();
         let invocation = finished.call.invocation;
         let running = state.running.remove(&invocation);
-        let (claimed, glanced) =
-            running.map_or_else(Default::default, |running| (running.claimed, running.glanced));
+        let seen = running.map(|running| running.seen).unwrap_or_default();
         state.pending.insert(
             invocation,
             Pending {
@@ -95,9 +152,21 @@ impl Live {
         );
         state.ended.push(Ended {
             finished,
-            claimed,
-            glanced: Some(glanced),
+            seen,
+            glanced: false,
         });
+        if state.ended.len() == self.many {
+            self.full.notify_one();
+        }
+    }
+
+    /// Waits until the slice that is open is full.
+    pub async fn full(&self) {
+        while {
+            self.full.notified().await;
+            // It may have been cut since.
+            self.state().ended.len() < self.many
+        } {}
     }
 
     /// What every call used since this was asked last, for whoever learns between two cuts. What ends and is
@@ -105,25 +174,13 @@ impl Live {
     pub fn glance(&self) -> Vec<Claim> {
         let mut state = self.state();
         let mut claims = Vec::with_capacity(state.ended.len() + state.running.len());
-        for ended in &mut state.ended {
-            if let Some(glanced) = ended.glanced.take() {
-                claims.push(Claim {
-                    call: ended.finished.call.clone(),
-                    usage: ended.finished.usage.since(&glanced),
-                    outcome: Some(ended.finished.outcome),
-                });
-            }
+        for ended in state.ended.iter_mut().filter(|ended| !ended.glanced) {
+            ended.glanced = true;
+            claims.push(ended.claim(ended.seen.glanced.as_deref()));
         }
         for running in state.running.values_mut() {
-            let now = running.cell.snapshot();
-            if now != running.glanced {
-                claims.push(Claim {
-                    call: running.call.clone(),
-                    usage: now.since(&running.glanced),
-                    outcome: None,
-                });
-                running.glanced = now;
-            }
+            let usage = more(&mut running.seen.glanced, running.cell.snapshot());
+            claims.extend(usage.map(|usage| running.claim(usage)));
         }
         claims
     }
@@ -131,23 +188,14 @@ impl Live {
     /// Cuts a slice: what every call used since the last cut.
     pub fn cut(&self) -> Vec<Claim> {
         let mut state = self.state();
-        let ended = std::mem::take(&mut state.ended).into_iter().map(|ended| Claim {
-            usage: ended.finished.usage.since(&ended.claimed),
-            outcome: Some(ended.finished.outcome),
-            call: ended.finished.call.clone(),
-        });
+        let ended = std::mem::take(&mut state.ended);
+        let ended = ended
+            .iter()
+            .map(|ended| ended.claim(ended.seen.claimed.as_deref()));
         let mut claims: Vec<Claim> = ended.collect();
         for running in state.running.values_mut() {
-            let now = running.cell.snapshot();
-            let usage = now.since(&running.claimed);
-            if now != running.claimed {
-                claims.push(Claim {
-                    call: running.call.clone(),
-                    usage,
-                    outcome: None,
-                });
-                running.claimed = now;
-            }
+            let usage = more(&mut running.seen.claimed, running.cell.snapshot());
+            claims.extend(usage.map(|usage| running.claim(usage)));
         }
         claims
     }
@@ -191,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_runs_only_becomes_less_once_the_drain_has_begun() {
-        let live = Live::default();
+        let live = Live::new(usize::MAX);
         let threads = 8_u128;
         std::thread::scope(|scope| {
             for thread in 0..threads {
@@ -229,7 +277,7 @@ mod tests {
 
     #[test]
     fn claims_add_up_to_what_was_used() {
-        let live = Live::default();
+        let live = Live::new(usize::MAX);
         let call = call(1);
         let cell = Arc::new(UsageCell::default());
         live.begin(call.clone(), cell.clone()).unwrap();
@@ -253,7 +301,7 @@ mod tests {
 
     #[test]
     fn glances_between_cuts_see_everything_once() {
-        let live = Live::default();
+        let live = Live::new(usize::MAX);
         let (call, cell) = (call(1), Arc::new(UsageCell::default()));
         live.begin(call.clone(), cell.clone()).unwrap();
         let fuel = |claims: Vec<Claim>| claims.iter().map(|claim| claim.usage.fuel).collect::<Vec<_>>();

@@ -29,8 +29,11 @@ const PARTS: u64 = 10;
 /// A part is no shorter, in milliseconds: their counters move in steps.
 const PART_MS: u64 = 100;
 
-/// How many windows are sealed between two times that what was learnt is written down.
-const KEEP_EVERY: u64 = 6;
+/// How long it takes at least, from one time that what was learnt is written down to the next.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A window that ends before its time is no shorter: tenants see totals of such a span and of no shorter one.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
 
 /// Partitions are made this far ahead of the windows that go into them.
 const PARTITIONS_AHEAD: time::Duration = time::Duration::days(45);
@@ -47,7 +50,10 @@ pub struct Seal {
     /// What was wrong with meters since the last cut.
     faults: Vec<MeterFault>,
     glanced: Glance,
-    sealed: u64,
+    window_began: Instant,
+    /// Whether a slice of the window was cut before its time.
+    hurried: bool,
+    kept_at: Instant,
     /// The windows of the last allocation.
     allocated: HashSet<Digest>,
     /// The corrections that this run of the host has sealed.
@@ -82,7 +88,9 @@ impl Seal {
             next_index: 0,
             faults: Vec::new(),
             glanced: Glance::default(),
-            sealed: 0,
+            window_began: Instant::now(),
+            hurried: false,
+            kept_at: Instant::now(),
             allocated: HashSet::new(),
             corrected: HashSet::new(),
             cut_at: Instant::now(),
@@ -108,6 +116,11 @@ impl Seal {
         loop {
             let stopping = tokio::select! {
                 _ = ticks.tick() => false,
+                () = app.live.full() => {
+                    ticks.reset();
+                    (part, self.hurried) = (parts, true);
+                    false
+                }
                 Some(allocation) = moves.allocations.recv() => {
                     self.allocate(&app, &allocation, &postings).await;
                     continue;
@@ -124,8 +137,7 @@ impl Seal {
                 continue;
             }
             part = 0;
-            let full =
-                self.cut(&app, &postings).await && self.slices.len() as u64 >= app.config.window_slices;
+            let full = self.cut(&app, &postings).await && self.is_full(&app);
             if (full || stopping) && !self.slices.is_empty() {
                 self.seal(&app, &postings).await;
             }
@@ -134,6 +146,15 @@ impl Seal {
                 return;
             }
         }
+    }
+
+    /// Whether the window has all its slices, or claims enough.
+    fn is_full(&self, app: &App) -> bool {
+        let claims: usize = self.slices.iter().map(|slice| slice.claims.len()).sum();
+        let has_all = self.slices.len() as u64 >= app.config.window_slices;
+        let is_crowded = claims >= app.config.window_claims as usize;
+        has_all && !self.hurried
+            || (has_all || is_crowded) && self.cut_at - self.window_began >= SHORTEST_WINDOW
     }
 
     /// Seals an allocation, unless it cites what the last one cited: that may be on its way to Postgres still,
@@ -214,7 +235,12 @@ impl Seal {
             faults: faults.to_vec(),
             weights: Vec::new(),
         };
-        app.learnt.observe(&before.readings, &part);
+        let ns = |readings: &[Reading]| readings.first().map_or(0, |reading| reading.at_ns);
+        let length = Duration::from_nanos(ns(&part.readings).saturating_sub(ns(&before.readings)));
+        // What a slice that is cut early leaves of a part may be too short for counters to have moved.
+        if length >= app.config.slice() / self.parts(app) / 2 {
+            app.learnt.observe(&before.readings, &part);
+        }
     }
 
     /// Reads the meters and takes what every call used since the last cut. A meter that does not answer is
@@ -311,8 +337,9 @@ impl Seal {
         let posting = self.sealer.seal(&self.slices);
         self.slices.clear();
         send(app, posting, postings).await;
-        self.sealed += 1;
-        if self.sealed.is_multiple_of(KEEP_EVERY) {
+        (self.window_began, self.hurried) = (self.cut_at, false);
+        if self.kept_at.elapsed() >= KEEP_EVERY {
+            self.kept_at = Instant::now();
             let app = app.clone();
             // It waits for the disk.
             tokio::task::spawn_blocking(move || app.learnt.keep());

@@ -1,0 +1,55 @@
+//! When windows end.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::json;
+use tests::TestHost;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::v2::{call, input, mirror};
+
+/// Ten minutes to a window in slices of ten seconds, and claims enough after ten.
+const CROWDED: [&str; 6] = [
+    "--slice-ms",
+    "10000",
+    "--window-slices",
+    "60",
+    "--window-claims",
+    "10",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_end_slices_and_windows_before_their_time() -> anyhow::Result<()> {
+    let host = TestHost::start_with(&CROWDED).await?;
+    let tenant = host.tenant("acacia").await?;
+    let name = mirror(&tenant, "FP32", 1).await?;
+    let body = input("FP32", &json!([1]), &json!([0.5]));
+    // No window is shorter than a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (mut receipts, enough) = (Vec::new(), host.app.config.slice_calls());
+    for _ in 0..enough + 20 {
+        let answer = call(&tenant, &name, &body).await?;
+        ensure!(answer.status == 200, "{}", answer.body);
+        receipts.push(answer.receipt.context("a receipt")?);
+    }
+    for receipt in [&receipts[0], &receipts[enough - 4]] {
+        let receipt = host.final_receipt(&tenant.read, receipt).await?;
+        assert_eq!(receipt["outcome"], "ok", "{receipt}");
+    }
+    let windows = host.admin.get("/api/v1/ledger/windows").await?.expect(200)?;
+    let [window] = &windows["items"].as_array().context("items")?[..] else {
+        anyhow::bail!("not one window: {windows}");
+    };
+    let at = |end: &str| {
+        anyhow::Ok(OffsetDateTime::parse(
+            window[end].as_str().context("a time")?,
+            &Rfc3339,
+        )?)
+    };
+    // The first slice was over before the host was ready; the second would have been over after as long.
+    let length = at("to")? - at("from")?;
+    assert!(length < Duration::from_secs(19), "{length}");
+    host.finish().await
+}
