@@ -145,7 +145,10 @@ impl HostProcess {
             }
             Some(status) => {
                 self.running = None;
-                bail!("the host ended with {status} before it was ready")
+                bail!(
+                    "the host ended with {status} before it was ready:\n{}",
+                    self.log_tail()
+                )
             }
         }
     }
@@ -417,6 +420,12 @@ pub fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     Ok(found)
 }
 
+/// An address that nobody listens on. It is none of those that the kernel gives to connections, as it would a moment later
+/// to one of another test.
 fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    let ports = std::iter::repeat_with(|| 10_000 + (uuid::Uuid::new_v4().as_u128() % 20_000) as u16);
+    let listening = ports
+        .take(100)
+        .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    Ok(listening.context("no port is free")?.local_addr()?)
 }
