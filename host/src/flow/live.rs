@@ -162,11 +162,13 @@ impl Live {
 
     /// Waits until the slice that is open is full.
     pub async fn full(&self) {
-        while {
+        loop {
             self.full.notified().await;
             // It may have been cut since.
-            self.state().ended.len() < self.many
-        } {}
+            if self.state().ended.len() >= self.many {
+                return;
+            }
+        }
     }
 
     /// What every call used since this was asked last, for whoever learns between two cuts. What ends and is
