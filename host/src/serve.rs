@@ -256,7 +256,8 @@ pub(crate) fn lock(data: &Path) -> anyhow::Result<File> {
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&path)?;
+        .open(&path)
+        .with_context(|| format!("the lock {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {

@@ -20,6 +20,8 @@ const VERSION: u8 = 2;
 pub struct Learnt {
     path: PathBuf,
     estimator: Mutex<Estimator>,
+    /// Held while the file is written: the last that is written is the last that was learnt.
+    writing: Mutex<()>,
     /// Whether a slice was learnt from since the start.
     begun: AtomicBool,
 }
@@ -41,6 +43,7 @@ impl Learnt {
         Self {
             path,
             estimator: Mutex::new(estimator),
+            writing: Mutex::default(),
             begun: AtomicBool::new(false),
         }
     }
@@ -54,6 +57,7 @@ impl Learnt {
 
     /// Writes it down.
     pub fn write(&self) -> std::io::Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         // Calls ask for their provisional figures meanwhile.
         let estimator = self.estimator().clone();
         let bytes = postcard::to_extend(&estimator, vec![VERSION]).map_err(std::io::Error::other)?;
