@@ -34,6 +34,7 @@ async fn a_deployment_runs_on_the_backend_that_it_asks_for() -> anyhow::Result<(
     for (backend, label, check) in [
         ("rten", Some("rten 0.27.0"), "reference"),
         ("onnxruntime", Some("onnxruntime 1.32.0"), "agrees"),
+        ("dense", Some("dense 1"), "agrees"),
         ("auto", None, "agrees"),
     ] {
         let deployed = deploy(&tenant, backend, backend).await?;
@@ -58,8 +59,15 @@ async fn a_deployment_runs_on_the_backend_that_it_asks_for() -> anyhow::Result<(
         assert_eq!(receipt["work"][0]["precision"], "exact");
         // The golden check is work of the deploy.
         let receipt = host.final_receipt(&tenant.read, &made).await?;
-        let both = ["rten 0.27.0", "onnxruntime 1.32.0"];
-        let checked = if backend == "rten" { &both[..0] } else { &both };
+        let all = ["rten 0.27.0", "onnxruntime 1.32.0", "dense 1"];
+        let checked: Vec<_> = match backend {
+            "rten" => Vec::new(),
+            "auto" => all.to_vec(),
+            named => all
+                .into_iter()
+                .filter(|ran| ran.starts_with("rten") || ran.starts_with(named))
+                .collect(),
+        };
         assert_eq!(ran(&receipt), checked, "{receipt}");
     }
     host.finish().await
@@ -81,9 +89,41 @@ async fn a_backend_that_is_not_there_is_refused() -> anyhow::Result<()> {
     let unknown = deploy(&tenant, "net", "tract").await?;
     assert_eq!(unknown.status, 422, "{}", unknown.body);
     let auto = deploy(&tenant, "net", "auto").await?.expect(201)?;
-    let placement = json!({ "backend": "rten 0.27.0", "check": "alone" });
+    let placement = json!({ "backend": "dense 1", "check": "agrees" });
     assert_eq!(auto["graphs"]["net"]["placement"], placement);
     call(&tenant, "net").await?.expect(200)?;
+    host.finish().await
+}
+
+/// A run of a small network takes microseconds and no waiting: a guest that asks for one after the other is stopped all
+/// the same, and pays for them as model work.
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_runs_within_a_call_end_at_the_deadline() -> anyhow::Result<()> {
+    let host = TestHost::start().await?;
+    let tenant = host.tenant("acacia").await?;
+    let limits = json!({ "fuel": 1_000_000_000_000_u64, "deadline_ms": 500 });
+    let more = json!({ "backend": "dense", "limits": limits });
+    tenant.deploy("slow", &[("net", "tabular.onnx")], more).await?;
+    let mut body = json!({
+        "inputs": [{ "name": "input", "shape": [1, 100], "datatype": "FP32", "data": vec![0.5; 100] }],
+        "parameters": { "runs": 1 },
+    });
+    let call = async |body: &Value| tenant.invoke.post("/v2/models/slow/infer", body).await;
+    // So many that its calls are expected to be brief.
+    for _ in 0..120 {
+        call(&body).await?.expect(200)?;
+    }
+    body["parameters"]["runs"] = json!(u64::MAX);
+    let stopped = call(&body).await?;
+    assert_eq!((stopped.status, stopped.code()), (504, "deadline_exceeded"));
+    let receipt = stopped.receipt.expect("a receipt");
+    let receipt = host.final_receipt(&tenant.read, &receipt).await?;
+    assert_eq!(ran(&receipt), ["dense 1"], "{receipt}");
+    let figure = |name: &str| receipt[name].as_u64().unwrap_or_default();
+    let (guest_ns, model_ns) = (figure("cpu_ns"), figure("model_ns"));
+    assert!(guest_ns > 0 && model_ns > 0, "{receipt}");
+    assert!(guest_ns + model_ns < 600_000_000, "none of it twice: {receipt}");
+    assert!(receipt["work"][0]["runs"].as_u64() > Some(1_000), "{receipt}");
     host.finish().await
 }
 

@@ -56,7 +56,11 @@ async fn called(host: &TestHost, name: &str) -> anyhow::Result<Tenant> {
     let tenant = host.tenant(name).await?;
     tenant.deploy("echo", &[], json!({})).await?;
     tenant
-        .deploy("tabular", &[("net", "tabular.onnx")], json!({}))
+        .deploy(
+            "tabular",
+            &[("net", "tabular.onnx")],
+            json!({ "backend": "rten" }),
+        )
         .await?;
     let echo = json!([{ "name": "x", "shape": [2], "datatype": "FP32", "data": [1.5, -2.0] }]);
     let tabular = json!([{ "name": "rows", "shape": [1, 100], "datatype": "FP32", "data": vec![0.5; 100] }]);

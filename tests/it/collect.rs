@@ -147,7 +147,7 @@ async fn everything_of_a_closed_tenant_goes_and_what_a_crash_left() -> anyhow::R
     let host = TestHost::start().await?;
     let tenant = host.tenant("acacia").await?;
     tenant
-        .deploy("slow", &[("net", "tabular.onnx")], json!({}))
+        .deploy("slow", &[("net", "tabular.onnx")], json!({ "backend": "rten" }))
         .await?;
     let orphan = bytes::Bytes::from_static(b"written, and never noted");
     host.app.blobs.put(domain::Digest::of(&orphan), orphan).await?;

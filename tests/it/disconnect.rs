@@ -26,9 +26,8 @@ async fn deploy(tenant: &Tenant, more: Value) -> anyhow::Result<()> {
     if let (Some(limits), Some(more)) = (limits.as_object_mut(), more.as_object()) {
         limits.extend(more.clone());
     }
-    tenant
-        .deploy("slow", &[("net", "tabular.onnx")], json!({ "limits": limits }))
-        .await?;
+    let more = json!({ "backend": "rten", "limits": limits });
+    tenant.deploy("slow", &[("net", "tabular.onnx")], more).await?;
     Ok(())
 }
 

@@ -96,6 +96,7 @@ async fn a_call_in_flight_at_sigterm_is_answered() -> anyhow::Result<()> {
         "name": "slow",
         "component": { "name": "slow" },
         "graphs": { "net": { "name": "tabular" } },
+        "backend": "rten",
         "limits": { "fuel": 1_000_000_000_000_u64 },
     });
     client

@@ -95,7 +95,7 @@ async fn a_call_that_runs_ends_by_its_own_limits() -> anyhow::Result<()> {
     let host = TestHost::start().await?;
     let tenant = host.tenant("acacia").await?;
     tenant
-        .deploy("slow", &[("net", "tabular.onnx")], json!({}))
+        .deploy("slow", &[("net", "tabular.onnx")], json!({ "backend": "rten" }))
         .await?;
     let row = vec![0.5; 100];
     let body = json!({

@@ -55,8 +55,9 @@ async fn uploads_have_an_hourly_quota() -> anyhow::Result<()> {
 async fn a_tenant_has_a_concurrency_of_its_own() -> anyhow::Result<()> {
     let host = TestHost::start_with(&["--tenant-concurrency", "3"]).await?;
     let tenant = host.tenant("acacia").await?;
-    let limits = json!({ "limits": { "concurrency": 8, "queue": 1, "deadline_ms": 60_000 } });
-    tenant.deploy("slow", &[("net", "tabular.onnx")], limits).await?;
+    let limits = json!({ "concurrency": 8, "queue": 1, "deadline_ms": 60_000 });
+    let more = json!({ "backend": "rten", "limits": limits });
+    tenant.deploy("slow", &[("net", "tabular.onnx")], more).await?;
     let row = vec![0.5; 100];
     let body = json!({
         "inputs": [{ "name": "input", "shape": [1, 100], "datatype": "FP32", "data": row }],

@@ -26,7 +26,7 @@ pub struct DeployArgs {
     /// A limit of each call that differs from the default, such as fuel=5M or memory_bytes=64Mi.
     #[arg(long = "limit", value_name = "FIELD=NUMBER")]
     limits: Vec<Limit>,
-    /// What runs the graphs: rten, onnxruntime, or auto for the faster that answers alike.
+    /// What runs the graphs: rten, onnxruntime, dense, or auto for the fastest that answers as rten does.
     #[arg(long, default_value_t)]
     backend: BackendChoice,
 }

@@ -307,12 +307,16 @@ async fn onnxruntime(serve: &ServeArgs) -> Finding {
             finding(
                 Mark::Good,
                 SUBJECT,
-                format!("graphs run on rten or on ONNX Runtime {version} ({path})"),
+                format!(
+                    "graphs run on rten, on ONNX Runtime {version} ({path}) or, if small and dense, within the call"
+                ),
             )
         }
         Ok(None) => {
             let advice = crate::onnxruntime::ADVICE;
-            let words = format!("graphs run on rten; for ONNX Runtime, mostly faster: {advice}");
+            let words = format!(
+                "graphs run on rten or, if small and dense, within the call; for ONNX Runtime, mostly faster: {advice}"
+            );
             finding(Mark::Note, SUBJECT, words)
         }
         Err(error) => finding(Mark::Bad, SUBJECT, error.to_string()),

@@ -10,8 +10,9 @@ use domain::UsageCell;
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
-/// CPU time of a guest, in nanoseconds, within which a call is brief: some times what it takes to read a call. Whoever
-/// calls at once as often as he may keeps the threads that read calls busy for that long each time.
+/// CPU time of a guest and of models on its thread, in nanoseconds, within which a call is brief: some times what it
+/// takes to read a call. Whoever calls at once as often as he may keeps the threads that read calls busy for that long
+/// each time.
 const BRIEF_NS: u64 = 250_000;
 
 /// Bytes of tensors and parameters in and out of a call that is brief: more take their time to be written down.
@@ -43,7 +44,7 @@ impl Habit {
 
 /// Whether a call has been brief so far, up to when it last waited.
 pub fn is_brief(cell: &UsageCell) -> bool {
-    cell.cpu_ns() <= BRIEF_NS && cell.bytes_out() <= SMALL_BYTES
+    cell.here_ns() <= BRIEF_NS && cell.bytes_out() <= SMALL_BYTES
 }
 
 /// Work that somebody waits for. It does not end with the waiting: what is not done when this is dropped goes on on the
@@ -156,7 +157,10 @@ mod tests {
     #[test]
     fn trust_is_earned_slowly_and_lost_at_once() {
         let (habit, brief, long) = (Habit::default(), UsageCell::default(), UsageCell::default());
-        long.add_cpu_ns(BRIEF_NS + 1);
+        // A model on the call's own thread takes that thread's time too.
+        long.add_cpu_ns(BRIEF_NS);
+        assert!(is_brief(&long));
+        long.note_work_here(1);
         for _ in 0..2 {
             for _ in 0..TRUST {
                 assert!(!habit.is_brief());

@@ -114,7 +114,7 @@ where
                 }
                 (encoding.encode)(&callers_id, row.number, response, limits)
             });
-            let reply = runtime::metered_polls(&cell, reply).await;
+            let reply = inference::metered_polls(&cell, reply).await;
             loaded.habit.note(&cell);
             Ok(reply?)
         };

@@ -359,7 +359,7 @@ impl Unparsed {
         // The bytes, and the room for them, go with it: also when the caller does not wait for it.
         let parse = move || {
             let cell = UsageCell::default();
-            let request = runtime::metered(&cell, || tensors::request(&self.bytes));
+            let request = inference::metered(&cell, || tensors::request(&self.bytes));
             let cpu_ns = cell.snapshot().cpu_ns;
             drop(self);
             request.map(|request| Parsed { request, cpu_ns })

@@ -16,16 +16,18 @@ pub enum BackendChoice {
     Rten,
     /// ONNX Runtime: where the host's operator has installed it.
     OnnxRuntime,
+    /// Dense: small dense networks alone, worked out within the call.
+    Dense,
 }
 
 /// Text that names no backend.
 #[derive(Debug, thiserror::Error)]
-#[error("a backend is one of auto, rten, onnxruntime")]
+#[error("a backend is one of auto, rten, onnxruntime, dense")]
 pub struct ParseBackendError;
 
 impl BackendChoice {
     /// Every choice.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Rten, Self::OnnxRuntime];
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Rten, Self::OnnxRuntime, Self::Dense];
 
     /// Its name in the API and in the database.
     pub fn as_str(self) -> &'static str {
@@ -33,6 +35,7 @@ impl BackendChoice {
             Self::Auto => "auto",
             Self::Rten => "rten",
             Self::OnnxRuntime => "onnxruntime",
+            Self::Dense => "dense",
         }
     }
 }

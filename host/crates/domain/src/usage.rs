@@ -167,6 +167,8 @@ pub struct UsageCell {
     bytes_out: AtomicU64,
     peak_memory_bytes: AtomicU64,
     work: Mutex<Vec<Work>>,
+    /// The part of model work that the call's own threads did.
+    models_here_ns: AtomicU64,
     /// Whether it counts fuel and nothing else.
     fuel_only: bool,
 }
@@ -198,6 +200,17 @@ impl UsageCell {
     /// CPU time of the guest and of the host on its behalf up to now, in nanoseconds.
     pub fn cpu_ns(&self) -> u64 {
         self.cpu_ns.load(Relaxed)
+    }
+
+    /// Notes CPU time of model work that the call's own threads did, in nanoseconds: [`UsageCell::add_work`] adds it.
+    pub fn note_work_here(&self, cpu_ns: u64) {
+        self.models_here_ns.fetch_add(cpu_ns, Relaxed);
+    }
+
+    /// CPU time of the call's own threads up to now, in nanoseconds: of the guest, of the host on its behalf, and of
+    /// models that ran there.
+    pub fn here_ns(&self) -> u64 {
+        self.cpu_ns().saturating_add(self.models_here_ns.load(Relaxed))
     }
 
     /// Adds bytes that came in.

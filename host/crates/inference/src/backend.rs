@@ -68,6 +68,8 @@ pub struct Caps {
     pub targets: Vec<Target>,
     /// Whether a run can be stopped.
     pub interruptible: bool,
+    /// Whether it is made for some few kinds of graphs: that it refuses one says nothing of the model.
+    pub narrow: bool,
 }
 
 /// Code that runs graphs.
@@ -101,8 +103,26 @@ pub trait Graph: Send + Sync {
         false
     }
 
+    /// What answers its short runs where they are asked for, if anything does. Then a runner is first asked for when one
+    /// comes that is not short.
+    fn direct(&self) -> Option<&dyn Direct> {
+        None
+    }
+
     /// What runs it. Called again when a runner is spent; CPU time goes to `cell`.
     fn runner<'a>(&'a self, cell: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>>;
+}
+
+/// What answers short runs on the thread that asks, without waiting for anything.
+pub trait Direct: Send + Sync {
+    /// Whether a run on inputs that fit the signature is short.
+    fn is_short(&self, inputs: &[Tensor]) -> bool;
+
+    /// The outputs of a short run, which fit the signature and stand in its order.
+    fn answer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, ComputeError>;
+
+    /// What runs the graph where a run is not short, as receipts name it.
+    fn runner_info(&self) -> BackendInfo;
 }
 
 /// A run that is asked for.
@@ -170,5 +190,11 @@ impl RunMeter {
             self.work.busy_ns,
             self.work.tokens,
         ) = (0, 0, 0, 0);
+    }
+
+    /// The same of CPU time of the thread that works for the call.
+    pub(crate) fn add_here_ns(&mut self, cpu_ns: u64) {
+        self.cell.note_work_here(cpu_ns);
+        self.add_ns(cpu_ns);
     }
 }

@@ -4,24 +4,30 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use domain::usage::TOKENS;
 use domain::{Digest, Signature, Tensor, UsageCell, Work};
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{BackendInfo, Graph, Run, RunMeter, Runner};
+use crate::backend::{BackendInfo, Direct, Graph, Run, RunMeter, Runner};
 use crate::error::{ComputeError, LoadError};
+use crate::paying::metered_run;
 use crate::queue::Queue;
 use crate::turns::Turns;
 use crate::{check, cpu};
 
-/// A loaded graph. Its runner ends when the handle is dropped.
+/// A loaded graph. Its runner, where it has one, ends when the handle is dropped.
 pub struct GraphHandle {
     digest: Digest,
     info: BackendInfo,
     graph: Arc<dyn Graph>,
+    /// What is counted of short runs, where these are answered at once.
+    direct: Option<Counted>,
+    /// The runs that wait for the runner.
     queue: Arc<Queue<Job>>,
     /// The shapes that were last asked for, and their cost: walking the graph takes longer than a small run.
     last_cost: Mutex<Option<(Vec<Vec<u32>>, u64)>>,
@@ -41,44 +47,37 @@ type Reply = oneshot::Sender<Result<Vec<Tensor>, ComputeError>>;
 const SMALL_BYTES: u64 = 4 << 10;
 
 impl GraphHandle {
-    /// Starts the task that runs the graph.
+    /// Starts the task that runs the graph. Where short runs are answered at once, its runner is started by the first
+    /// that is not short.
     pub(crate) async fn start(
         digest: Digest,
         info: BackendInfo,
         graph: Box<dyn Graph>,
         turns: Turns,
         capacity: usize,
+        linger: Duration,
         cell: &UsageCell,
     ) -> Result<Self, LoadError> {
         let graph: Arc<dyn Graph> = graph.into();
-        let runner = graph.runner(cell).await?;
+        let counted = |info: &BackendInfo| Counted::of(digest, info, graph.signature());
+        let (runner, queued, direct) = match graph.direct() {
+            Some(direct) => (None, counted(&direct.runner_info()), Some(counted(&info))),
+            None => (Some(graph.runner(cell).await?), counted(&info), None),
+        };
         let queue = Arc::new(Queue::new(capacity));
         let owner = Owner {
             queue: Arc::clone(&queue),
             graph: Arc::clone(&graph),
             turns,
-            work: Work {
-                graph: digest,
-                backend: info.label().into(),
-                device: info.device.as_str().into(),
-                precision: info.precision.into(),
-                runs: 1,
-                rows: 1,
-                cpu_ns: 0,
-                busy_ns: 0,
-                tokens: 0,
-            },
-            tokens: graph
-                .signature()
-                .inputs
-                .iter()
-                .position(|input| input.name == TOKENS),
+            linger,
+            counted: queued,
         };
         tokio::spawn(owner.serve(runner));
         Ok(Self {
             digest,
             info,
             graph,
+            direct,
             queue,
             last_cost: Mutex::default(),
         })
@@ -94,7 +93,7 @@ impl GraphHandle {
         self.graph.signature()
     }
 
-    /// What runs it.
+    /// What runs it; where short runs are answered at once, what answers those.
     pub fn info(&self) -> &BackendInfo {
         &self.info
     }
@@ -118,8 +117,8 @@ impl GraphHandle {
         self.graph.is_random()
     }
 
-    /// Memory that keeping the graph takes, in bytes: the most that its process had while it loaded, and
-    /// the file, from which a lost process is started again.
+    /// Memory that keeping the graph takes, in bytes: the most that its process had while it loaded, if it has one, and
+    /// what the host keeps of it: the file, from which a lost process is started again.
     pub fn resident_bytes(&self) -> u64 {
         self.graph.resident_bytes()
     }
@@ -133,7 +132,8 @@ impl GraphHandle {
     ///
     /// When `cancel` fires, a call that still waits leaves the queue and returns at once. A call that runs
     /// gets a short grace, then its process is killed; `cell` is complete when this returns. If this future
-    /// is dropped, the same happens behind its back.
+    /// is dropped, the same happens behind its back. A short run that is answered at once waits for nothing and is not
+    /// cancelled.
     ///
     /// # Errors
     /// Inputs that do not fit the signature, a full queue, cancellation, too much memory, a fault of the
@@ -147,6 +147,11 @@ impl GraphHandle {
         let inputs = check::inputs(self.signature(), inputs)?;
         if cancel.is_cancelled() {
             return Err(ComputeError::Cancelled);
+        }
+        if let (Some(graph), Some(counted)) = (self.graph.direct(), &self.direct)
+            && graph.is_short(&inputs)
+        {
+            return answer_at_once(graph, &inputs, RunMeter::new(cell, counted.work(&inputs)));
         }
         let stop = CancellationToken::new();
         let stop_when_left = stop.clone().drop_guard();
@@ -198,16 +203,54 @@ struct Owner {
     queue: Arc<Queue<Job>>,
     graph: Arc<dyn Graph>,
     turns: Turns,
+    linger: Duration,
+    counted: Counted,
+}
+
+/// What is counted of a graph's runs.
+struct Counted {
     /// Of a run of one row.
     work: Work,
     /// Which input has tokens.
     tokens: Option<usize>,
 }
 
+impl Counted {
+    fn of(graph: Digest, info: &BackendInfo, signature: &Signature) -> Self {
+        let work = Work {
+            graph,
+            backend: info.label().into(),
+            device: info.device.as_str().into(),
+            precision: info.precision.into(),
+            runs: 1,
+            rows: 1,
+            cpu_ns: 0,
+            busy_ns: 0,
+            tokens: 0,
+        };
+        let mut inputs = signature.inputs.iter();
+        Self {
+            work,
+            tokens: inputs.position(|input| input.name == TOKENS),
+        }
+    }
+
+    /// Of a run on these inputs.
+    fn work(&self, inputs: &[Tensor]) -> Work {
+        Work {
+            rows: inputs.first().map_or(1, Tensor::rows),
+            tokens: self
+                .tokens
+                .and_then(|at| inputs.get(at))
+                .map_or(0, Tensor::elements),
+            ..self.work.clone()
+        }
+    }
+}
+
 impl Owner {
-    async fn serve(self, runner: Box<dyn Runner>) {
-        let mut runner = Some(runner);
-        while let Some(job) = self.queue.pop().await {
+    async fn serve(self, mut runner: Option<Box<dyn Runner>>) {
+        while let Some(job) = self.next(&mut runner).await {
             let mut jobs = vec![job];
             let most = runner.as_ref().map_or(1, |runner| runner.most_at_once());
             if most > 1 && jobs.iter().all(Job::is_small) {
@@ -215,6 +258,17 @@ impl Owner {
             }
             self.answer_all(&mut runner, jobs).await;
         }
+    }
+
+    /// The next job. A runner that short runs do without is kept for a while only.
+    async fn next(&self, runner: &mut Option<Box<dyn Runner>>) -> Option<Job> {
+        if runner.is_some() && self.graph.direct().is_some() {
+            if let Ok(job) = timeout(self.linger, self.queue.pop()).await {
+                return job;
+            }
+            *runner = None;
+        }
+        self.queue.pop().await
     }
 
     /// Answers every job. Those that come to nothing with one before them, which took the runner along, begin anew.
@@ -254,16 +308,8 @@ impl Owner {
     }
 
     fn run(&self, job: Job) -> (Run, Reply) {
-        let work = Work {
-            rows: job.inputs.first().map_or(1, Tensor::rows),
-            tokens: self
-                .tokens
-                .and_then(|at| job.inputs.get(at))
-                .map_or(0, Tensor::elements),
-            ..self.work.clone()
-        };
         let run = Run {
-            meter: RunMeter::new(job.cell, work),
+            meter: RunMeter::new(job.cell, self.counted.work(&job.inputs)),
             inputs: job.inputs,
             stop: job.stop,
             answer: None,
@@ -298,6 +344,22 @@ fn reply(job: Option<(Run, Reply)>, answer: Result<Vec<Tensor>, ComputeError>) {
     if let Some((_, reply)) = job {
         let _ = reply.send(answer);
     }
+}
+
+/// Answers a short run on this thread: a panic is an answer too.
+fn answer_at_once(
+    graph: &dyn Direct,
+    inputs: &[Tensor],
+    mut meter: RunMeter,
+) -> Result<Vec<Tensor>, ComputeError> {
+    let answer = || metered_run(&mut meter, || graph.answer(inputs));
+    let answer = std::panic::catch_unwind(AssertUnwindSafe(answer)).unwrap_or_else(|panic| {
+        let reason = cpu::words(&*panic);
+        Err(ComputeError::Backend { reason })
+    });
+    // A run that took none of the CPU's time is one.
+    meter.add_ns(0);
+    answer
 }
 
 /// Has `runner` answer runs, at least the first: a panic is an answer too.

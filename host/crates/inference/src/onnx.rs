@@ -9,14 +9,19 @@ use rten_onnx::onnx::{
 
 use crate::LoadError;
 
-/// Parses a file that has passed the scan, whose graph must have an output. Large weights are left out:
-/// only their shapes matter here.
-pub(crate) fn parse(blob: &[u8]) -> Result<GraphProto, LoadError> {
+/// Parses a file that has passed the scan, whose graph must have an output.
+pub(crate) fn parse_whole(blob: &[u8]) -> Result<GraphProto, LoadError> {
     let model = ModelProto::parse_buf(blob).map_err(|error| invalid(error.to_string()))?;
-    let mut graph = model.graph.ok_or_else(|| invalid("the model has no graph"))?;
+    let graph = model.graph.ok_or_else(|| invalid("the model has no graph"))?;
     if graph.output.is_empty() {
         return Err(invalid("its graph has no output"));
     }
+    Ok(graph)
+}
+
+/// The same without large weights: only their shapes matter.
+pub(crate) fn parse(blob: &[u8]) -> Result<GraphProto, LoadError> {
+    let mut graph = parse_whole(blob)?;
     for weight in &mut graph.initializer {
         let raw_bytes = weight.raw_data.as_ref().map_or(0, |raw| raw.borrow().len());
         if raw_bytes > MAX_KEPT_BYTES {

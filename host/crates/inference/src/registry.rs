@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use domain::{Digest, TenantId, UsageCell};
@@ -11,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::context::TokioContext;
 
 use crate::backend::{Backend, Caps, Target};
+use crate::backends::dense::Dense;
 use crate::error::LoadError;
 use crate::handle::GraphHandle;
 use crate::placement::Source;
@@ -29,6 +31,8 @@ pub struct Options {
     pub loads: usize,
     /// Loads of one tenant that may run at once.
     pub tenant_loads: usize,
+    /// How long a process is kept that runs a graph only where its runs are not short.
+    pub linger: Duration,
     /// The runtime that talks to the graphs' processes; none for that of whoever loads.
     pub runtime: Option<Handle>,
 }
@@ -40,6 +44,7 @@ impl Default for Options {
             max_model_bytes: 512 << 20,
             loads: 8,
             tenant_loads: 2,
+            linger: Duration::from_secs(30),
             runtime: None,
         }
     }
@@ -81,13 +86,14 @@ fn is_used(slot: &Slot) -> bool {
 }
 
 impl Inference {
-    /// With every backend that `worker` has, each graph in a process that it starts.
+    /// With every backend that `worker` has, each graph in a process that it starts, and one for short runs here.
     pub fn new(options: Options, worker: WorkerOptions) -> Self {
         let worker = Arc::new(worker);
         let mut backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Workers::rten(Arc::clone(&worker)))];
-        if let Some(onnxruntime) = Workers::onnxruntime(worker) {
+        if let Some(onnxruntime) = Workers::onnxruntime(Arc::clone(&worker)) {
             backends.push(Arc::new(onnxruntime));
         }
+        backends.push(Arc::new(Dense::new(worker)));
         Self::with_backends(options, backends)
     }
 
@@ -145,7 +151,7 @@ impl Inference {
         self.load_first(&source, cell).await
     }
 
-    /// The same on the first backend that can.
+    /// The same on the first backend that can, of those made for any graph.
     pub(crate) async fn load_first(
         &self,
         source: &Source,
@@ -153,7 +159,7 @@ impl Inference {
     ) -> Result<Arc<GraphHandle>, LoadError> {
         let target = source.target;
         let mut refused = LoadError::TargetUnavailable { target };
-        for backend in self.installed(target) {
+        for backend in self.installed(target).filter(|(caps, _)| !caps.narrow) {
             match self.load_on(backend, source, cell).await {
                 Err(error) if error.is_of_one_backend() => refused = error,
                 loaded => return loaded,
@@ -201,11 +207,12 @@ impl Inference {
         let turn = turns.take().await;
         let scanned = blob.clone();
         blocking(cell, move || scan::check(&scanned)).await?;
-        let (info, capacity) = (caps.info.clone(), self.shared.options.queue_capacity);
+        let (info, options) = (caps.info.clone(), &self.shared.options);
         let start = async {
             let graph = backend.load(blob.clone(), target, cell).await?;
             drop(turn);
-            GraphHandle::start(digest, info, graph, turns.clone(), capacity, cell).await
+            let (capacity, linger) = (options.queue_capacity, options.linger);
+            GraphHandle::start(digest, info, graph, turns.clone(), capacity, linger, cell).await
         };
         let graph = Arc::new(match &self.shared.options.runtime {
             Some(runtime) => TokioContext::new(start, runtime.clone()).await?,

@@ -1,4 +1,4 @@
-//! rten and ONNX Runtime on real models: they agree, and what each costs is measured.
+//! The backends on real models: they agree, and what each costs is measured.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -28,6 +28,12 @@ fn file(name: &str) -> Vec<u8> {
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}: cargo xtask models", file.display()))
 }
 
+const CHOICES: [BackendChoice; 3] = [
+    BackendChoice::Rten,
+    BackendChoice::OnnxRuntime,
+    BackendChoice::Dense,
+];
+
 fn source(name: &str) -> Source {
     let blob = Bytes::from(file(&format!("{name}.onnx")));
     Source {
@@ -48,7 +54,7 @@ async fn compute(graph: &GraphHandle, inputs: Vec<Tensor>) -> Vec<Tensor> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_agree_on_every_model_and_auto_takes_one_of_them() {
+async fn they_agree_on_every_model_and_auto_takes_one_of_them() {
     let inference = both().await;
     for name in MODELS {
         let (source, cell) = (source(name), UsageCell::default());
@@ -58,8 +64,10 @@ async fn both_agree_on_every_model_and_auto_takes_one_of_them() {
         assert_eq!(placement.backend, graph.info().label());
         let work = cell.snapshot().work;
         let ran: Vec<_> = work.iter().map(|work| work.backend.as_str()).collect();
-        assert_eq!(ran, ["rten 0.27.0", "onnxruntime 1.32.0"], "{name}");
-        for choice in [BackendChoice::Rten, BackendChoice::OnnxRuntime] {
+        let all = ["rten 0.27.0", "onnxruntime 1.32.0", "dense 1"];
+        let loads = if name == "tabular" { &all } else { &all[..2] };
+        assert_eq!(ran, loads, "{name}");
+        for choice in CHOICES.into_iter().take(loads.len()) {
             let placed = inference.place(&source, choice, None, &cell).await;
             let (named, _) = placed.unwrap();
             assert_eq!(named.info().name, choice.as_str());
@@ -68,20 +76,20 @@ async fn both_agree_on_every_model_and_auto_takes_one_of_them() {
             assert_eq!(
                 named.cost_macs(&shapes),
                 graph.cost_macs(&shapes),
-                "fuel is the same on both"
+                "fuel is the same on all"
             );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_give_the_tabular_networks_known_answers() {
+async fn all_give_the_tabular_networks_known_answers() {
     let known: serde_json::Value = serde_json::from_slice(&file("tabular.json")).unwrap();
     let rows: Vec<Vec<f32>> = serde_json::from_value(known["rows"].clone()).unwrap();
     let expected: Vec<f32> = serde_json::from_value(known["expected"].clone()).unwrap();
     let data: Vec<u8> = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
     let inference = both().await;
-    for choice in [BackendChoice::Rten, BackendChoice::OnnxRuntime] {
+    for choice in CHOICES {
         let (source, cell) = (source("tabular"), UsageCell::default());
         let (graph, _) = inference.place(&source, choice, None, &cell).await.unwrap();
         let input = Tensor::new("input", DType::Fp32, vec![rows.len() as u32, 100], data.clone());

@@ -54,6 +54,7 @@ impl Backend for Told {
             info,
             targets: vec![Target::Cpu],
             interruptible: false,
+            narrow: false,
         }
     }
 

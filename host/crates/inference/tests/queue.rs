@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::future::ready;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use domain::{DType, Digest, Signature, TenantId, Tensor, TensorSpec, UsageCell};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use inference::{
-    Backend, BackendInfo, Caps, ComputeError, Graph, GraphHandle, Inference, LoadError, Options, Run, Runner,
-    Target,
+    Backend, BackendInfo, Caps, ComputeError, Direct, Graph, GraphHandle, Inference, LoadError, Options, Run,
+    Runner, Target,
 };
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,8 @@ struct Scripted {
     failing_loads: AtomicUsize,
     /// Runs at once beyond one.
     more_at_once: AtomicUsize,
+    /// Whether a run on 7 or 13 is short; that on 13 panics.
+    has_short_runs: AtomicBool,
     /// Says `run` when a run begins, `together` before several, and `end` when a runner is dropped.
     events: Mutex<Option<UnboundedSender<&'static str>>>,
     gate: Arc<Mutex<Option<UnboundedReceiver<Act>>>>,
@@ -40,6 +42,7 @@ enum Act {
 struct ScriptedGraph {
     signature: Signature,
     more_at_once: usize,
+    has_short_runs: bool,
     events: Option<UnboundedSender<&'static str>>,
     gate: Arc<Mutex<Option<UnboundedReceiver<Act>>>>,
 }
@@ -62,6 +65,7 @@ impl Backend for Scripted {
             info,
             targets: vec![Target::Gpu],
             interruptible: false,
+            narrow: false,
         }
     }
 
@@ -97,6 +101,7 @@ impl Scripted {
         Ok(Box::new(ScriptedGraph {
             signature,
             more_at_once: self.more_at_once.load(SeqCst),
+            has_short_runs: self.has_short_runs.load(SeqCst),
             events,
             gate: Arc::clone(&self.gate),
         }))
@@ -116,6 +121,10 @@ impl Graph for ScriptedGraph {
         7
     }
 
+    fn direct(&self) -> Option<&dyn Direct> {
+        self.has_short_runs.then_some(self)
+    }
+
     fn runner<'a>(&'a self, _: &'a UsageCell) -> BoxFuture<'a, Result<Box<dyn Runner>, LoadError>> {
         let runner: Box<dyn Runner> = Box::new(ScriptedRunner {
             more_at_once: self.more_at_once,
@@ -123,6 +132,26 @@ impl Graph for ScriptedGraph {
             gate: self.gate.lock().unwrap().take(),
         });
         ready(Ok(runner)).boxed()
+    }
+}
+
+impl Direct for ScriptedGraph {
+    fn is_short(&self, inputs: &[Tensor]) -> bool {
+        matches!(inputs[0].data()[..], [7 | 13])
+    }
+
+    fn answer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, ComputeError> {
+        assert_ne!(inputs[0].data()[..], [13], "told to");
+        Ok(inputs.to_vec())
+    }
+
+    fn runner_info(&self) -> BackendInfo {
+        BackendInfo {
+            name: "runner",
+            version: "2".into(),
+            device: "gpu:0".into(),
+            precision: "fast",
+        }
     }
 }
 
@@ -179,6 +208,8 @@ impl Drop for ScriptedRunner {
     }
 }
 
+const LINGER: Duration = Duration::from_millis(100);
+
 struct Stage {
     backend: Arc<Scripted>,
     inference: Inference,
@@ -197,6 +228,7 @@ impl Stage {
         });
         let options = Options {
             queue_capacity,
+            linger: LINGER,
             ..Options::default()
         };
         let inference = Inference::with_backends(options, vec![Arc::clone(&backend) as Arc<dyn Backend>]);
@@ -253,6 +285,39 @@ fn call(graph: &Arc<GraphHandle>, value: u8) -> (Answer, Arc<UsageCell>, Cancell
 
 fn runs(cell: &UsageCell) -> u64 {
     cell.snapshot().work.iter().map(|work| work.runs).sum()
+}
+
+#[tokio::test]
+async fn short_runs_need_no_runner_and_others_have_one_for_a_while() {
+    let mut stage = Stage::new(1);
+    stage.backend.has_short_runs.store(true, SeqCst);
+    let graph = stage.load(1, &UsageCell::default()).await.unwrap();
+    let (short, cell, _) = call(&graph, 7);
+    assert_eq!(short.await.unwrap(), Ok(x(7)));
+    assert!(stage.events.try_recv().is_err(), "no runner is asked for it");
+    let work = cell.snapshot().work;
+    assert_eq!(
+        (work.len(), work[0].backend.as_str(), work[0].runs),
+        (1, "scripted 1", 1)
+    );
+    // A panic is the call's failure, and a run.
+    let (broken, cell, _) = call(&graph, 13);
+    assert_eq!(broken.await.unwrap().unwrap_err().code(), "backend_failed");
+    assert_eq!(runs(&cell), 1);
+
+    // A run that is not short starts the runner, beside which short ones still do not wait.
+    let (long, cell, _) = call(&graph, 1);
+    assert_eq!(stage.event().await, "run");
+    assert_eq!(call(&graph, 7).0.await.unwrap(), Ok(x(7)));
+    stage.go.send(Act::Answer).unwrap();
+    assert_eq!(long.await.unwrap(), Ok(x(1)));
+    assert_eq!(cell.snapshot().work[0].backend, *"runner 2");
+    // Nobody needs it any more; whoever does later gets another.
+    let since = tokio::time::Instant::now();
+    assert_eq!(stage.event().await, "end");
+    assert!(since.elapsed() >= LINGER / 2, "it was kept for the next");
+    assert_eq!(call(&graph, 1).0.await.unwrap(), Ok(x(1)));
+    assert_eq!(stage.event().await, "run");
 }
 
 #[tokio::test]

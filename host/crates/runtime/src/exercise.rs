@@ -2,10 +2,10 @@
 
 use domain::UsageCell;
 use domain::usage::{FUEL_PER_HOST_CALL, transfer_fuel};
+use inference::metered;
 use wasmtime::{Caller, Engine, Extern, Linker, Module, Store};
 
 use crate::engine::{self, RuntimeError};
-use crate::guard::metered;
 
 /// The code of all of them.
 const CODE: &str = include_str!("exercise.wat");

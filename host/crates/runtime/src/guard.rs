@@ -1,14 +1,12 @@
-//! What stops a call from outside, and the meter around its polls.
+//! What stops a call from outside.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, ready};
 
-use domain::{Outcome, UsageCell};
-use rustix::time::{ClockId, clock_gettime};
+use domain::Outcome;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -96,92 +94,5 @@ impl Guard {
             }
         })
         .await
-    }
-}
-
-/// Adds this thread's CPU time for each poll of `work` to the cell: not wall time, and no neighbour's polls. Work is
-/// pinned by whoever makes it: what a call is doing is too large to be moved for nothing.
-pub async fn metered_polls<T>(cell: &UsageCell, mut work: Pin<&mut impl Future<Output = T>>) -> T {
-    poll_fn(|cx| metered(cell, || work.as_mut().poll(cx))).await
-}
-
-thread_local! {
-    /// The cell that pays for what this thread does.
-    static PAYING: Cell<*const UsageCell> = const { Cell::new(std::ptr::null()) };
-}
-
-/// Until this is dropped, a cell pays for what this thread does.
-struct Paying<'a> {
-    cell: &'a UsageCell,
-    paid_before: *const UsageCell,
-    before_ns: u64,
-}
-
-impl Drop for Paying<'_> {
-    fn drop(&mut self) {
-        let used_ns = thread_cpu_ns().saturating_sub(self.before_ns);
-        self.cell.add_cpu_ns(used_ns);
-        PAYING.set(self.paid_before);
-    }
-}
-
-/// Runs `work`, which does not wait, and adds this thread's CPU time for it to the cell: also where it panics, and once
-/// where it is directly within work that is metered for the same cell. To ask a clock of CPU time is a call of the system.
-pub fn metered<T>(cell: &UsageCell, work: impl FnOnce() -> T) -> T {
-    if cell.is_of_fuel() || std::ptr::eq(PAYING.get(), cell) {
-        return work();
-    }
-    let _paying = Paying {
-        cell,
-        paid_before: PAYING.replace(cell),
-        before_ns: thread_cpu_ns(),
-    };
-    work()
-}
-
-fn thread_cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spin() {
-        let before = thread_cpu_ns();
-        while thread_cpu_ns() < before + 2_000_000 {}
-    }
-
-    #[test]
-    fn what_is_metered_within_metered_work_counts_once() {
-        let cell = UsageCell::default();
-        let before = thread_cpu_ns();
-        metered(&cell, || {
-            metered(&cell, spin);
-            metered(&cell, spin);
-            spin();
-        });
-        let all = thread_cpu_ns() - before;
-        assert!(
-            (6_000_000..=all).contains(&cell.cpu_ns()),
-            "{} of {all}",
-            cell.cpu_ns()
-        );
-    }
-
-    #[test]
-    fn work_that_panics_is_paid_for() {
-        let cell = UsageCell::default();
-        for least_ns in [2_000_000, 4_000_000] {
-            let panicking = || {
-                metered(&cell, || {
-                    spin();
-                    std::panic::resume_unwind(Box::new(()));
-                });
-            };
-            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking));
-            assert!(panicked.is_err() && cell.cpu_ns() >= least_ns);
-        }
     }
 }

@@ -35,7 +35,6 @@ pub use compile::{CompileError, CompileLimits, CompilerCommand};
 pub use convert::check_parameters;
 pub use engine::RuntimeError;
 pub use exercise::{Exercise, Exercises};
-pub use guard::{metered, metered_polls};
 pub use inspect::{InspectError, Inspected, UploadCaps, inspect};
 pub use outcome::graph_failure;
 pub use pipeline::{Failure, Graphs, Invocation, Pipeline, Request, RequestedOutput, Response};

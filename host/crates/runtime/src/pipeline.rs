@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use domain::{InvocationId, Limits, Outcome, Parameter, Signature, TenantId, Tensor, UsageCell};
-use inference::GraphHandle;
+use inference::{GraphHandle, metered_polls};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, Linker};
@@ -16,7 +16,7 @@ use crate::bindings::PipelinePre;
 use crate::bindings::wattle::pipeline::types as wit;
 use crate::convert::{MAX_MESSAGE_BYTES, cut};
 use crate::engine::Ticker;
-use crate::guard::{Guard, metered_polls};
+use crate::guard::Guard;
 use crate::state::{State, count_fuel};
 use crate::turns::Turns;
 use crate::{contract, convert, nn, outcome};

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use domain::{Digest, UsageCell};
+use inference::metered;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
@@ -14,7 +15,6 @@ use crate::artefact::Artefacts;
 use crate::child;
 use crate::compile::{CompileError, CompileLimits, Compiler, CompilerCommand};
 use crate::engine::{self, RuntimeError, Ticker};
-use crate::guard::metered;
 use crate::inspect::{self, InspectError, Inspected, UploadCaps};
 use crate::pipeline::{self, Pipeline};
 use crate::state::State;

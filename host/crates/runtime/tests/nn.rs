@@ -95,6 +95,7 @@ impl Backend for Echo {
             info: info(),
             targets: vec![Target::Cpu],
             interruptible: false,
+            narrow: false,
         }
     }
 

@@ -1,5 +1,6 @@
-//! The backends, a file each.
+//! The backends, one beside the other.
 
+pub(crate) mod dense;
 pub(crate) mod onnxruntime;
 pub mod rten;
 

@@ -167,6 +167,7 @@ impl Backend for Workers {
             info: self.info.clone(),
             targets: vec![Target::Cpu],
             interruptible: true,
+            narrow: false,
         }
     }
 
@@ -270,7 +271,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 /// A model and how its process is started.
-struct WorkerGraph {
+pub(crate) struct WorkerGraph {
     options: Arc<WorkerOptions>,
     library: Library,
     blob: Bytes,
@@ -280,6 +281,27 @@ struct WorkerGraph {
     resident_bytes: u64,
     /// The process that loaded the model first, until a runner takes it.
     spare: Mutex<Option<Process>>,
+}
+
+impl WorkerGraph {
+    /// A graph for rten whose process is started with its first runner.
+    pub(crate) fn unstarted(
+        options: Arc<WorkerOptions>,
+        blob: Bytes,
+        signature: Signature,
+        cost: Cost,
+    ) -> Self {
+        Self {
+            options,
+            library: Library::Rten,
+            resident_bytes: blob.len() as u64,
+            blob,
+            signature: Arc::new(signature),
+            cost,
+            is_random: false,
+            spare: Mutex::new(None),
+        }
+    }
 }
 
 impl Graph for WorkerGraph {

@@ -136,6 +136,15 @@ pub fn int(name: &str, i: i64) -> AttributeProto {
     }
 }
 
+pub fn float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.into()),
+        f: Some(f),
+        r#type: Some(AttributeType::FLOAT),
+        ..Default::default()
+    }
+}
+
 pub fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     let kind = Some(AttributeType::INTS);
     AttributeProto {
