@@ -79,6 +79,38 @@ fn a_flag_is_stronger_than_the_environment_and_that_than_the_file() -> anyhow::R
     Ok(())
 }
 
+/// Settings that are numbers: the least and the most that each takes.
+const BOUNDS: [(&str, u64, u64); 9] = [
+    ("checkpoint_s", 1, 86_400),
+    ("receipts_hot_s", 1, 3_155_760_000),
+    ("slice_ms", 50, 10_000),
+    ("window_slices", 1, 600),
+    ("window_claims", 1, 50_000),
+    ("graph_memory_mib", 256, 1_048_576),
+    ("concurrency", 1, 1_000),
+    ("tenant_concurrency", 1, 1_000),
+    ("connections", 1, 100_000),
+];
+
+#[test]
+fn numbers_have_a_least_and_a_most() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let refused = |number: fn(u64, u64) -> u64| -> anyhow::Result<usize> {
+        let lines = BOUNDS.map(|(key, least, most)| format!("{key} = {}\n", number(least, most)));
+        let path = file(&folder, &lines.concat()).display().to_string();
+        let said = String::from_utf8(wattle(&["config", "check", "--config", &path], &[])?.stderr)?;
+        let refused = |(key, least, most): &(&str, u64, u64)| {
+            said.contains(&format!("{key}: '{}' is not taken", number(*least, *most)))
+        };
+        Ok(BOUNDS.iter().filter(|bounds| refused(bounds)).count())
+    };
+    assert_eq!(refused(|least, _| least - 1)?, BOUNDS.len());
+    assert_eq!(refused(|least, _| least)?, 0);
+    assert_eq!(refused(|_, most| most)?, 0);
+    assert_eq!(refused(|_, most| most + 1)?, BOUNDS.len());
+    Ok(())
+}
+
 #[test]
 fn all_that_is_wrong_is_said_at_once_with_its_file_and_key() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;

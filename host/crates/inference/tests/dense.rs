@@ -222,6 +222,7 @@ fn refused_operators() -> Vec<(&'static str, Net)> {
     let with = |op: &str, inputs: &[&str], attribute| net(3).node_with(op, inputs, "y", vec![attribute]);
     vec![
         ("operator 'Exp' is none", net(5).node("Exp", &["x"], "y")),
+        ("operator 'Max' is none", two("Max", "x", "x")),
         ("operator 'MatMul' is used", two("MatMul", "x", "x")),
         ("operator 'MatMul' is used", two("MatMul", "w", "x")),
         ("operator 'MatMul' is used", two("MatMul", "x", "turned")),
