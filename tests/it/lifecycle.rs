@@ -100,7 +100,7 @@ async fn a_call_that_runs_ends_by_its_own_limits() -> anyhow::Result<()> {
     let row = vec![0.5; 100];
     let body = json!({
         "inputs": [{ "name": "input", "shape": [1, 100], "datatype": "FP32", "data": row }],
-        "parameters": { "runs": 2_000 },
+        "parameters": { "runs": 20_000 },
     });
     let invoke = tenant.invoke.clone();
     let call = tokio::spawn(async move { invoke.post("/v2/models/slow/infer", &body).await });

@@ -61,7 +61,7 @@ async fn a_tenant_has_a_concurrency_of_its_own() -> anyhow::Result<()> {
     let row = vec![0.5; 100];
     let body = json!({
         "inputs": [{ "name": "input", "shape": [1, 100], "datatype": "FP32", "data": row }],
-        "parameters": { "runs": 1_500 },
+        "parameters": { "runs": 8_000 },
     });
     // Of four calls, `max` run, one waits, and the others are refused.
     let refused = async || {
