@@ -25,7 +25,7 @@ use processes::Spent;
 const ROUNDS: usize = 5;
 const ROUND_S: u64 = 4;
 const WARM_UP_S: u64 = 2;
-/// First calls measured: of deployments without a graph, and of those with one, whose process they start.
+/// First calls measured: of deployments without a graph, and of those with one, which they load.
 const COLD: usize = 100;
 const COLD_GRAPHS: usize = 20;
 
@@ -221,7 +221,7 @@ async fn cold(body: &Value) -> anyhow::Result<()> {
         with_graph.push(first(&caller.with_key(key), "tabular", body).await?);
     }
     host.terminate().await?;
-    println!("first calls over HTTP after a restart, code on disk; with a graph its process starts too:");
+    println!("first calls over HTTP after a restart, code on disk; a graph is loaded with it:");
     println!("cold_graph: {}", percentiles(with_graph));
     println!("cold: {}", percentiles(plain));
     Ok(())
