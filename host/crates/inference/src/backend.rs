@@ -119,6 +119,9 @@ pub trait Direct: Send + Sync {
     fn is_short(&self, inputs: &[Tensor]) -> bool;
 
     /// The outputs of a short run, which fit the signature and stand in its order.
+    ///
+    /// # Errors
+    /// A fault of the backend.
     fn answer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, ComputeError>;
 
     /// What runs the graph where a run is not short, as receipts name it.

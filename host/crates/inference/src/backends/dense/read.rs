@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use domain::{Signature, TensorSpec};
 use rten_onnx::onnx::{AttributeProto, DataType, GraphProto, NodeProto, TensorProto};
 
+use super::MAX_FILE_BYTES;
 use super::network::{Arithmetic, Function, MAX_ROW_COST, Network, Op, Step};
 use crate::error::LoadError;
 use crate::{check, onnx};
@@ -366,7 +367,10 @@ fn misfit(node: &NodeProto) -> LoadError {
 }
 
 pub(super) fn too_large() -> LoadError {
-    refused("it is too large")
+    refused(format!(
+        "it is too large: a row takes more than {MAX_ROW_COST} multiply-accumulates, or its file more than {} MiB",
+        MAX_FILE_BYTES >> 20
+    ))
 }
 
 fn refused(why: impl std::fmt::Display) -> LoadError {
